@@ -1,0 +1,96 @@
+//! Authentication from the user cache.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use service_runtime::problem::Problem;
+use time::OffsetDateTime;
+use wire_contract::{Admission, UserId};
+
+use crate::cache::{ClientConfig, UserCache};
+
+/// The header that carries the key (requirement 2.4).
+const API_KEY: &str = "api-key";
+/// Seconds after which a client may ask again while the cache does not serve.
+const CACHE_RETRY_SECS: u32 = 2;
+
+/// The authenticated caller (requirements 2.1 and 2.4).
+#[derive(Debug, Clone)]
+pub struct ClientContext {
+    /// Stable primary key of server B.
+    pub user_id: UserId,
+    /// Unique name.
+    pub username: Arc<str>,
+    /// Whether sends are accepted; always so behind [`get_client_context`].
+    pub is_active: bool,
+    /// SMS segments a UTC day.
+    pub daily_quota: i32,
+    /// Which state of the cache let the caller in.
+    pub admission: Admission,
+}
+
+/// Middleware: looks the caller's key up in the cache and puts its [`ClientContext`] into the
+/// request, before anything of the body is read.
+///
+/// # Errors
+/// 503 while the cache does not serve, 401 for a missing or unknown key, 403 for an inactive user.
+pub async fn get_client_context(
+    State(cache): State<UserCache>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    // Taken before the look-up: the receipt may name an older state than the one that let the
+    // caller in, never a newer one.
+    let admission = cache.admission().map_err(|reason| {
+        Problem::unavailable("cache_not_ready", reason.to_string(), CACHE_RETRY_SECS)
+    })?;
+    let key = presented_key(request.headers()).ok_or_else(|| {
+        Problem::unauthorized("no API key: send it in the header API-Key, or as a Bearer token")
+    })?;
+    let client = authorize(cache.look_up(key, now_micros()), admission)?;
+    request.extensions_mut().insert(client);
+    Ok(next.run(request).await)
+}
+
+fn authorize(config: Option<ClientConfig>, admission: Admission) -> Result<ClientContext, Problem> {
+    let config = config
+        .ok_or_else(|| Problem::unauthorized("the API key is not known or no longer accepted"))?;
+    if !config.is_active {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "user_inactive",
+            "the user of this API key is not active",
+        ));
+    }
+    Ok(ClientContext {
+        user_id: config.user_id,
+        username: config.username,
+        is_active: config.is_active,
+        daily_quota: config.daily_quota,
+        admission,
+    })
+}
+
+/// The key in `API-Key`, or else in `Authorization: Bearer` (RFC 6750, 2.1; the scheme's name is
+/// case-insensitive by RFC 9110, 11.1).
+fn presented_key(headers: &HeaderMap) -> Option<&str> {
+    let key = if let Some(value) = headers.get(API_KEY) {
+        value.to_str().ok()?
+    } else {
+        let credentials = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, token) = credentials.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token)?
+    };
+    Some(key.trim()).filter(|key| !key.is_empty())
+}
+
+fn now_micros() -> i64 {
+    i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+#[path = "auth_tests.rs"]
+mod tests;

@@ -1,0 +1,88 @@
+//! The public SMS API.
+//!
+//! ```text
+//! middleware (task, span and metrics, panics, limits) → auth::get_client_context → sms::send → publish
+//! ```
+//! Every error is `application/problem+json` (RFC 9457).
+
+pub mod auth;
+mod middleware;
+pub mod publish;
+mod sms;
+mod text;
+
+use axum::extract::{DefaultBodyLimit, FromRef};
+use axum::http::StatusCode;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use service_runtime::amqp::Publisher;
+use service_runtime::problem::Problem;
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use auth::ClientContext;
+pub use publish::{publish_sms_message, publisher};
+pub use text::measure;
+
+use crate::cache::UserCache;
+use middleware::Limits;
+
+/// Route of the send endpoint (requirement 3.2).
+const SEND_PATH: &str = "/api/v1/sms/send";
+
+/// What the handlers need; each takes only its slice.
+#[derive(Clone, FromRef)]
+pub struct ApiState {
+    /// Who may send.
+    pub cache: UserCache,
+    /// Where accepted SMS go (see [`publisher()`]).
+    pub publisher: Publisher,
+}
+
+/// The routes of the API.
+pub fn router(state: ApiState) -> Router {
+    let send = post(sms::send)
+        .layer(DefaultBodyLimit::max(sms::MAX_BODY_BYTES))
+        .route_layer(from_fn_with_state(state.clone(), auth::get_client_context));
+    let routes = Router::new()
+        .route("/", get(banner))
+        .route(SEND_PATH, send)
+        .with_state(state);
+    guarded(routes, Limits::default())
+}
+
+/// Puts what every request passes through around the routes.
+fn guarded(routes: Router, limits: Limits) -> Router {
+    routes
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        // The last layer is the outermost.
+        .layer(from_fn_with_state(limits, middleware::limit))
+        .layer(CatchPanicLayer::custom(middleware::panicked))
+        .layer(from_fn(middleware::observe))
+        .layer(from_fn(middleware::detach))
+}
+
+async fn banner() -> Json<Value> {
+    Json(json!({"service": "server-a", "version": env!("CARGO_PKG_VERSION")}))
+}
+
+async fn not_found() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        format!("there is nothing here; SMS are sent by POST {SEND_PATH}"),
+    )
+}
+
+async fn method_not_allowed() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "this path takes other methods, which the header Allow names",
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,327 @@
+//! The router without a broker: a publisher whose task does not run answers `NotConnected`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{HeaderMap, Request, Response, header};
+use service_runtime::config::AmqpArgs;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use uuid::Uuid;
+use wire_contract::{
+    ApiKey, ConfigEvent, DIGEST_VERSION, Position, SnapshotChunk, SnapshotCompleted,
+    SnapshotStarted, UserRecord, UserSetDigest,
+};
+
+use super::*;
+
+const ACTIVE: &str = "key-of-ann";
+const INACTIVE: &str = "key-of-bob";
+const SMS: &str = r#"{"to": "+14155550123", "from": "ACME", "body": "hi"}"#;
+
+fn disconnected() -> Publisher {
+    let args = AmqpArgs {
+        rabbitmq_url: "amqp://localhost".into(),
+        rabbitmq_ca_file: None,
+    };
+    let connector = service_runtime::amqp::Connector::new("test", &args).expect("a valid URL");
+    let (publisher, task) = publisher(connector, CancellationToken::new());
+    drop(task);
+    publisher
+}
+
+fn user(user_id: i64, key: &str, is_active: bool) -> UserRecord {
+    UserRecord {
+        user_id,
+        api_key: Some(ApiKey::Plain(key.to_owned())),
+        username: format!("user-{user_id}"),
+        is_active,
+        daily_quota: 100,
+        previous_keys: Vec::new(),
+        version: user_id,
+    }
+}
+
+fn filled() -> UserCache {
+    let users = vec![user(1, ACTIVE, true), user(2, INACTIVE, false)];
+    let mut digest = UserSetDigest::default();
+    for user in &users {
+        digest += UserSetDigest::of_user(user);
+    }
+    let snapshot_id = Uuid::now_v7();
+    let as_of = Position {
+        epoch: 1,
+        sequence: 2,
+    };
+    let cache = empty();
+    cache.subscribed();
+    cache.apply(ConfigEvent::SnapshotStarted(SnapshotStarted {
+        snapshot_id,
+        credit_queue: "credit".to_owned(),
+        window: 8,
+    }));
+    cache.apply(ConfigEvent::SnapshotChunk(SnapshotChunk {
+        snapshot_id,
+        index: 0,
+        as_of: Position::default(),
+        users,
+    }));
+    cache.apply(ConfigEvent::SnapshotCompleted(SnapshotCompleted {
+        snapshot_id,
+        position: as_of,
+        comparable_from: 0,
+        count: 2,
+        digest,
+        digest_version: DIGEST_VERSION,
+    }));
+    cache
+}
+
+fn empty() -> UserCache {
+    UserCache::new(crate::cache::Limits {
+        fail_closed_after: Duration::from_mins(1),
+        max_staleness: Duration::from_mins(1),
+    })
+}
+
+fn api(cache: UserCache) -> Router {
+    router(ApiState {
+        cache,
+        publisher: disconnected(),
+    })
+}
+
+fn post_sms(key: Option<&str>, content_type: &str, body: impl Into<Body>) -> Request<Body> {
+    let mut request = Request::post(SEND_PATH).header(header::CONTENT_TYPE, content_type);
+    if let Some(key) = key {
+        request = request.header("API-Key", key);
+    }
+    request.body(body.into()).expect("a request")
+}
+
+fn get_path(path: &str) -> Request<Body> {
+    Request::get(path).body(Body::empty()).expect("a request")
+}
+
+/// Asserts that the answer is a problem of this status and code, and returns it.
+async fn problem(response: Response<Body>, status: u16, code: &str) -> (HeaderMap, Value) {
+    let (parts, body) = response.into_parts();
+    let body = to_bytes(body, usize::MAX).await.expect("a body");
+    let json: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(parts.status.as_u16(), status, "{json}");
+    assert_eq!(
+        parts.headers[header::CONTENT_TYPE],
+        "application/problem+json"
+    );
+    assert_eq!(json["status"], status);
+    assert_eq!(json["code"], code, "{json}");
+    for member in ["title", "detail"] {
+        assert!(json[member].as_str().is_some_and(|text| !text.is_empty()));
+    }
+    (parts.headers, json)
+}
+
+async fn ask(router: Router, request: Request<Body>) -> Response<Body> {
+    router.oneshot(request).await.expect("infallible")
+}
+
+#[tokio::test]
+async fn a_cache_that_does_not_serve_comes_before_everything_else() {
+    let response = ask(api(empty()), post_sms(None, "text/plain", "{")).await;
+    let (headers, _) = problem(response, 503, "cache_not_ready").await;
+    assert!(headers.contains_key(header::RETRY_AFTER));
+}
+
+#[tokio::test]
+async fn a_missing_or_unknown_key_is_unauthorized_whatever_the_body() {
+    for key in [None, Some("no-such-key"), Some("")] {
+        let large = vec![b'x'; 2 * sms::MAX_BODY_BYTES];
+        let response = ask(api(filled()), post_sms(key, "application/json", large)).await;
+        let (headers, json) = problem(response, 401, "unauthorized").await;
+        assert!(headers.contains_key(header::WWW_AUTHENTICATE));
+        assert!(!json.to_string().contains("no-such-key"));
+    }
+}
+
+#[tokio::test]
+async fn an_unauthorized_body_is_not_read() {
+    let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+    let response = ask(api(filled()), post_sms(None, "application/json", body)).await;
+    problem(response, 401, "unauthorized").await;
+}
+
+#[tokio::test]
+async fn an_inactive_user_is_forbidden_whatever_the_body() {
+    let response = ask(
+        api(filled()),
+        post_sms(Some(INACTIVE), "application/json", "{"),
+    )
+    .await;
+    problem(response, 403, "user_inactive").await;
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_too_large() {
+    let large = vec![b' '; sms::MAX_BODY_BYTES + 1];
+    let response = ask(
+        api(filled()),
+        post_sms(Some(ACTIVE), "application/json", large),
+    )
+    .await;
+    problem(response, 413, "body_too_large").await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_json_or_not_valid_is_refused() {
+    for (content_type, body, status, code) in [
+        ("text/plain", SMS, 415, "unsupported_media_type"),
+        ("application/json", "{\"to\": ", 422, "invalid_json"),
+        ("application/json", "{}", 422, "invalid_field"),
+    ] {
+        let response = ask(api(filled()), post_sms(Some(ACTIVE), content_type, body)).await;
+        problem(response, status, code).await;
+    }
+}
+
+#[tokio::test]
+async fn an_invalid_field_is_named() {
+    let body = r#"{"to": "+14155550123", "body": "hi", "form": "ACME"}"#;
+    let response = ask(
+        api(filled()),
+        post_sms(Some(ACTIVE), "application/json", body),
+    )
+    .await;
+    let (_, json) = problem(response, 422, "invalid_field").await;
+    assert_eq!(json["field"], "form");
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_a_bad_request() {
+    let broken = futures_util::stream::iter([Err::<Bytes, _>(std::io::Error::other("gone"))]);
+    let request = post_sms(Some(ACTIVE), "application/json", Body::from_stream(broken));
+    let response = ask(api(filled()), request).await;
+    problem(response, 400, "body_unreadable").await;
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_is_unavailable_and_counted() {
+    let counter = crate::metrics::SMS_REJECTED.with_label_values(&["queue_unavailable"]);
+    let before = counter.get();
+    let accepted = crate::metrics::SMS_ACCEPTED.get();
+    let request = post_sms(Some(ACTIVE), "application/json", SMS);
+    let (headers, json) =
+        problem(ask(api(filled()), request).await, 503, "queue_unavailable").await;
+    assert!(headers.contains_key(header::RETRY_AFTER));
+    assert!(json.get("message_id").is_none());
+    assert_eq!(counter.get(), before + 1);
+    assert_eq!(crate::metrics::SMS_ACCEPTED.get(), accepted);
+}
+
+#[tokio::test]
+async fn a_bearer_token_authenticates_as_well() {
+    let request = Request::post(SEND_PATH)
+        .header(header::AUTHORIZATION, format!("Bearer {ACTIVE}"))
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Body::from(SMS))
+        .expect("a request");
+    problem(ask(api(filled()), request).await, 503, "queue_unavailable").await;
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_problems() {
+    problem(
+        ask(api(filled()), get_path("/api/v1/nothing")).await,
+        404,
+        "not_found",
+    )
+    .await;
+    let (headers, _) = problem(
+        ask(api(filled()), get_path(SEND_PATH)).await,
+        405,
+        "method_not_allowed",
+    )
+    .await;
+    assert_eq!(headers[header::ALLOW], "POST");
+}
+
+#[tokio::test]
+async fn the_root_names_the_service() {
+    let response = ask(api(empty()), get_path("/")).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let body = to_bytes(response.into_body(), 1024).await.expect("a body");
+    let json: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(json["service"], "server-a");
+}
+
+/// One request at a time, each of which may take this long.
+fn one_at_a_time(timeout: Duration) -> Limits {
+    Limits {
+        permits: Arc::new(Semaphore::new(1)),
+        timeout,
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_a_problem_that_does_not_tell_its_text() {
+    async fn panics() {
+        panic!("SECRET");
+    }
+    let router = guarded(Router::new().route("/", get(panics)), Limits::default());
+    let (_, json) = problem(ask(router, get_path("/")).await, 500, "internal").await;
+    assert!(!json.to_string().contains("SECRET"));
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_is_unavailable() {
+    let pending = Router::new().route("/", get(std::future::pending::<()>));
+    let router = guarded(pending, one_at_a_time(Duration::from_millis(1)));
+    problem(ask(router, get_path("/")).await, 503, "timeout").await;
+}
+
+#[tokio::test]
+async fn requests_over_the_limit_are_refused_while_those_whose_client_left_still_count() {
+    let limits = one_at_a_time(Duration::from_mins(1));
+    let pending = Router::new().route("/", get(std::future::pending::<()>));
+    let router = guarded(pending, limits.clone());
+    let request = tokio::spawn(router.clone().oneshot(get_path("/")));
+    while limits.permits.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    request.abort();
+    assert!(request.await.is_err_and(|error| error.is_cancelled()));
+
+    let (headers, _) = problem(ask(router, get_path("/")).await, 503, "overloaded").await;
+    assert!(headers.contains_key(header::RETRY_AFTER));
+}
+
+#[tokio::test]
+async fn a_request_is_finished_and_counted_when_its_client_leaves() {
+    let (release, released) = tokio::sync::oneshot::channel::<()>();
+    let released = Arc::new(tokio::sync::Mutex::new(Some(released)));
+    let handler = move || async move {
+        if let Some(released) = released.lock().await.take() {
+            released.await.ok();
+        }
+    };
+    let router = guarded(
+        Router::new().route("/abandoned", get(handler)),
+        Limits::default(),
+    );
+    let request = tokio::spawn(router.oneshot(get_path("/abandoned")));
+    tokio::task::yield_now().await;
+    request.abort();
+    let samples =
+        || crate::metrics::REQUEST_DURATION.with_label_values(&["GET", "/abandoned", "200"]);
+    assert_eq!(samples().get_sample_count(), 0);
+    release.send(()).expect("the handler still waits");
+    let counted = async {
+        while samples().get_sample_count() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), counted)
+        .await
+        .expect("the request was counted");
+}

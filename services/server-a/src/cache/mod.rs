@@ -1,0 +1,203 @@
+//! The user cache: one writer, many readers.
+
+mod state;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::time::Instant;
+use uuid::Uuid;
+use wire_contract::{Admission, ConfigEvent, KeyDigest, Position, SnapshotCredit, UserId};
+
+pub use state::{CacheState, Effect};
+
+/// A cached user (requirement 2.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// Stable primary key of server B.
+    pub user_id: UserId,
+    /// Unique name.
+    pub username: Arc<str>,
+    /// Whether sends are accepted.
+    pub is_active: bool,
+    /// SMS segments a UTC day.
+    pub daily_quota: i32,
+}
+
+/// How long the cache is served after it could last be trusted.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// After the subscription broke: a revocation may have been missed.
+    pub fail_closed_after: Duration,
+    /// After server B fell silent on a subscription that is whole.
+    pub max_staleness: Duration,
+}
+
+/// Why the cache must not be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotServing {
+    /// For `/readyz` and the client.
+    pub reason: String,
+}
+
+impl fmt::Display for NotServing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+/// What is known of the subscription.
+#[derive(Debug, Clone, Copy)]
+struct Subscription {
+    /// Since when what the cache holds may be out of date; `None` while the subscription is whole.
+    broken_since: Option<Instant>,
+    /// When the stream was last heard.
+    heard: Instant,
+}
+
+/// The cache as the rest of the process sees it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct UserCache {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: RwLock<CacheState>,
+    subscription: RwLock<Subscription>,
+    limits: Limits,
+}
+
+impl UserCache {
+    /// An empty cache that does not serve yet.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            shared: Arc::new(Shared {
+                state: RwLock::new(CacheState::new()),
+                subscription: RwLock::new(Subscription {
+                    broken_since: Some(now),
+                    heard: now,
+                }),
+                limits,
+            }),
+        }
+    }
+
+    /// The user that presents this key, unless it is unknown or has expired.
+    #[must_use]
+    pub fn look_up(&self, presented_key: &str, now_micros: i64) -> Option<ClientConfig> {
+        let digest = KeyDigest::of(presented_key).short();
+        self.shared.state.read().look_up(&digest, now_micros)
+    }
+
+    /// Which state of the cache lets a request in now.
+    ///
+    /// # Errors
+    /// When the cache is not complete, or too old to be trusted.
+    pub fn admission(&self) -> Result<Admission, NotServing> {
+        let position = {
+            let state = self.shared.state.read();
+            if !state.is_complete() {
+                return Err(not_serving("the user cache is not complete yet"));
+            }
+            state.seen().unwrap_or_default()
+        };
+        let subscription = *self.shared.subscription.read();
+        let age = subscription.heard.elapsed();
+        let limits = self.shared.limits;
+        if subscription
+            .broken_since
+            .is_some_and(|since| since.elapsed() > limits.fail_closed_after)
+        {
+            return Err(not_serving(&format!(
+                "the subscription to user changes has been broken for longer than {} s",
+                limits.fail_closed_after.as_secs()
+            )));
+        }
+        if age > limits.max_staleness {
+            return Err(not_serving(&format!(
+                "server B has been silent for longer than {} s",
+                limits.max_staleness.as_secs()
+            )));
+        }
+        Ok(Admission {
+            epoch: position.epoch,
+            sequence: position.sequence,
+            cache_age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// Takes one event in. Only the sync task calls this.
+    pub fn apply(&self, event: ConfigEvent) -> Effect {
+        let effect = self.shared.state.write().apply(event);
+        let mut subscription = self.shared.subscription.write();
+        subscription.heard = Instant::now();
+        if effect == Effect::SourceCompleted && self.shared.state.read().applied().is_some() {
+            subscription.broken_since = None;
+        }
+        effect
+    }
+
+    /// A fresh queue is bound; a snapshot is needed.
+    pub fn subscribed(&self) {
+        self.shared.state.write().subscribed();
+    }
+
+    /// The connection is gone: what was heard last counts as the moment it broke.
+    pub fn broken(&self) {
+        let mut subscription = self.shared.subscription.write();
+        if subscription.broken_since.is_none() {
+            subscription.broken_since = Some(subscription.heard);
+        }
+    }
+
+    /// Gives up a snapshot that stays silent.
+    pub fn abandon(&self, snapshot_id: Uuid) {
+        self.shared.state.write().abandon(snapshot_id);
+    }
+
+    /// See [`CacheState::take_credit`].
+    #[must_use]
+    pub fn take_credit(&self, id: Uuid, own_queue: &str) -> Option<(String, SnapshotCredit)> {
+        self.shared.state.write().take_credit(id, own_queue)
+    }
+
+    /// Reads the state.
+    pub fn read<T>(&self, read: impl FnOnce(&CacheState) -> T) -> T {
+        read(&self.shared.state.read())
+    }
+
+    /// Time since the stream was last heard.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.shared.subscription.read().heard.elapsed()
+    }
+
+    /// Whether the subscription is whole.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.shared.subscription.read().broken_since.is_none()
+    }
+
+    /// The limits it was made with.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.shared.limits
+    }
+
+    /// Everything up to here is applied.
+    #[must_use]
+    pub fn applied(&self) -> Option<Position> {
+        self.shared.state.read().applied()
+    }
+}
+
+fn not_serving(reason: &str) -> NotServing {
+    NotServing {
+        reason: reason.to_owned(),
+    }
+}

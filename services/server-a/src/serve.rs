@@ -1,0 +1,133 @@
+//! Puts server A together.
+
+use std::time::Duration;
+
+use clap::Args;
+use futures_util::FutureExt;
+use service_runtime::admin::Admin;
+use service_runtime::amqp::Connector;
+use service_runtime::config::{AdminArgs, AmqpArgs, ListenArgs};
+use service_runtime::http::Server;
+use service_runtime::lifecycle::Lifecycle;
+use service_runtime::readiness::Readiness;
+
+use crate::api::{self, ApiState};
+use crate::cache::{Limits, UserCache};
+use crate::sync::{self, CacheSync, Control, SyncStatus};
+
+/// Settings of server A.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    amqp: AmqpArgs,
+    #[command(flatten)]
+    listen: ListenArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
+}
+
+/// How long the cache is trusted.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "User cache")]
+pub struct CacheArgs {
+    /// Name of this replica, in its queue and its reports; the host's name by default
+    #[arg(long, env = "INSTANCE", value_name = "NAME", value_parser = instance_name)]
+    instance: Option<String>,
+
+    /// Seconds that the cache is served after the subscription to user changes broke: longer rides out
+    /// broker restarts, shorter refuses a revoked key sooner
+    #[arg(
+        long,
+        env = "FAIL_CLOSED_AFTER_SECONDS",
+        default_value_t = 15,
+        value_name = "SECONDS"
+    )]
+    fail_closed_after_seconds: u64,
+
+    /// Seconds that the cache is served while server B is silent on a whole subscription
+    #[arg(
+        long,
+        env = "MAX_STALENESS_SECONDS",
+        default_value_t = 900,
+        value_name = "SECONDS"
+    )]
+    max_staleness_seconds: u64,
+}
+
+/// The name becomes part of a queue's name.
+fn instance_name(name: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if (1..=100).contains(&name.len()) && name.chars().all(allowed) {
+        Ok(name.to_owned())
+    } else {
+        Err("1 to 100 letters, digits, - or _".to_owned())
+    }
+}
+
+/// Runs until a signal; an error is a task that died.
+pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let mut lifecycle = Lifecycle::new();
+    let readiness = Readiness::new();
+    let connector = Connector::new("server-a", &args.amqp)?;
+    let instance = args.cache.instance.unwrap_or_else(host_name);
+    let cache = UserCache::new(Limits {
+        fail_closed_after: Duration::from_secs(args.cache.fail_closed_after_seconds),
+        max_staleness: Duration::from_secs(args.cache.max_staleness_seconds),
+    });
+    let sync_status = SyncStatus::default();
+
+    let (publisher, publishing) = api::publisher(connector.clone(), lifecycle.drained());
+    let (control, controlling) = Control::new(connector.clone(), &instance, lifecycle.drained());
+    let cache_sync = CacheSync {
+        connector,
+        instance: instance.clone(),
+        cache: cache.clone(),
+        control,
+        gate: readiness.gate("cache", "no snapshot yet"),
+        status: sync_status.clone(),
+    };
+    let admin = Admin::new(
+        readiness,
+        {
+            let (cache, publisher) = (cache.clone(), publisher.clone());
+            move || {
+                let mut status = sync::status(&instance, &cache, &sync_status);
+                status["sms_publisher"] = serde_json::json!(publisher.state());
+                status
+            }
+        },
+        {
+            let cache = cache.clone();
+            move || {
+                sync::metrics::on_scrape(&cache);
+                std::future::ready(()).boxed()
+            }
+        },
+    );
+
+    let admin_server = Server::bind("admin", args.admin.admin_listen).await?;
+    let public_server = Server::bind("public", args.listen.listen).await?;
+    let shutdown = lifecycle.shutdown();
+    let drained = lifecycle.drained();
+    lifecycle.support("sms publisher", publishing);
+    lifecycle.support("control publisher", controlling);
+    lifecycle.support("admin server", admin_server.serve(admin.router(), drained.clone()));
+    // The cache is kept in step until the last request has been answered.
+    lifecycle.support("cache sync", cache_sync.run(drained));
+    let router = api::router(ApiState { cache, publisher });
+    lifecycle.intake("public server", public_server.serve(router, shutdown));
+    lifecycle.run().await
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name
+        .trim()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(100)
+        .collect();
+    if name.is_empty() { "server-a".to_owned() } else { name }
+}

@@ -1,0 +1,132 @@
+//! What a replica tells server B: snapshot requests, credit, reports.
+//!
+//! None of it is worth waiting for: a request is repeated until it is answered, credit and reports
+//! carry totals. A message that was not confirmed is counted and left.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::FutureExt;
+use service_runtime::amqp::{Connector, Message, Publisher, declare_queue};
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use wire_contract::{
+    CONFIG_REPLICA_REPORTS, CONFIG_SNAPSHOT_REQUESTS, ReplicaReport, SnapshotCause, SnapshotCredit,
+    SnapshotRequest, encode_json, specs,
+};
+
+use super::metrics;
+use crate::cache::UserCache;
+
+/// A request that nobody took by then is of no use: the replica asks again.
+const REQUEST_EXPIRES_MS: u64 = 30_000;
+
+/// Sends without waiting. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Control {
+    publisher: Publisher,
+    instance: Arc<str>,
+    reporting: Arc<AtomicBool>,
+}
+
+impl Control {
+    /// The sender, and the task that must run for it.
+    pub fn new(
+        connector: Connector,
+        instance: &str,
+        shutdown: CancellationToken,
+    ) -> (
+        Self,
+        impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        let (publisher, task) = Publisher::new(
+            connector,
+            "control",
+            |channel| {
+                async move {
+                    declare_queue(&channel, &specs::snapshot_requests()).await?;
+                    declare_queue(&channel, &specs::replica_reports()).await
+                }
+                .boxed()
+            },
+            shutdown,
+        );
+        let control = Self {
+            publisher,
+            instance: instance.into(),
+            reporting: Arc::default(),
+        };
+        (control, task)
+    }
+
+    /// Asks for all users into `queue`.
+    pub fn request_snapshot(&self, queue: &str, cause: SnapshotCause) {
+        let request = SnapshotRequest {
+            request_id: Uuid::now_v7(),
+            queue: queue.to_owned(),
+            instance: self.instance.to_string(),
+            cause,
+        };
+        let mut message = Message::to_queue(
+            CONFIG_SNAPSHOT_REQUESTS,
+            "snapshot.request",
+            encode_json(&request),
+        );
+        message.expiration_ms = Some(REQUEST_EXPIRES_MS);
+        self.send(message, "snapshot_request");
+    }
+
+    /// Lets server B send more chunks.
+    pub fn credit(&self, credit_queue: String, credit: &SnapshotCredit) {
+        let mut message = Message::to_queue(credit_queue, "snapshot.credit", encode_json(credit));
+        message.persistent = false;
+        // The sender may be gone; the stalled snapshot is given up then.
+        message.mandatory = false;
+        self.send(message, "snapshot_credit");
+    }
+
+    /// Tells where the replica stands; skipped while the last report is still on its way.
+    pub fn report(&self, queue: &str, cache: &UserCache, ready: bool) {
+        if self.reporting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let report = cache.read(|state| ReplicaReport {
+            instance: self.instance.to_string(),
+            queue: queue.to_owned(),
+            ready,
+            applied: state.applied().unwrap_or_default(),
+            proven: state.proven(),
+            users: state.len(),
+            syncing: state.syncing(),
+            last_sync_id: state.last_sync_id(),
+            fail_closed_after_ms: u64::try_from(cache.limits().fail_closed_after.as_millis())
+                .unwrap_or(u64::MAX),
+            reported_at: OffsetDateTime::now_utc(),
+        });
+        let mut message = Message::to_queue(
+            CONFIG_REPLICA_REPORTS,
+            "replica.report",
+            encode_json(&report),
+        );
+        message.persistent = false;
+        let reporting = Arc::clone(&self.reporting);
+        let publisher = self.publisher.clone();
+        tokio::spawn(async move {
+            if publisher.publish(message).await.is_err() {
+                metrics::control_lost("replica_report");
+            }
+            reporting.store(false, Ordering::Release);
+        });
+    }
+
+    fn send(&self, message: Message, what: &'static str) {
+        let publisher = self.publisher.clone();
+        tokio::spawn(async move {
+            if let Err(error) = publisher.publish(message).await {
+                metrics::control_lost(what);
+                tracing::warn!(what, %error, "message to server B was not confirmed");
+            }
+        });
+    }
+}

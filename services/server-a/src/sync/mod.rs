@@ -1,0 +1,435 @@
+//! Own queue → [`UserCache`]: the one writer of the cache.
+//!
+//! On every connection: a fresh exclusive queue, bound, consumed, then a snapshot request that names it.
+//! The session ends when the connection does; the supervisor makes the next one.
+
+mod control;
+pub mod metrics;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures_util::{FutureExt, StreamExt};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
+use parking_lot::RwLock;
+use service_runtime::amqp::{
+    ConnectionState, Connector, bind, declare_exchange, declare_queue, event_type,
+};
+use service_runtime::readiness::Gate;
+use time::OffsetDateTime;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use wire_contract::{
+    CONFIG_EVENTS_EXCHANGE, ConfigEvent, Position, SnapshotCause, replica_queue, specs,
+};
+
+pub use control::Control;
+
+use crate::cache::{Effect, UserCache};
+
+/// Unacknowledged messages; bounds the memory of the client library.
+const PREFETCH: u16 = 512;
+/// How often what is due is looked after: requests, stalled snapshots, readiness.
+const TICK: Duration = Duration::from_millis(100);
+/// A snapshot that brings nothing for so long was given up by its sender.
+const SNAPSHOT_STALLED: Duration = Duration::from_secs(10);
+/// Pause after the first request before it is made again, doubled up to the last.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Replicas tell where they stand this often.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// The sync task's view of itself, for `/status`.
+#[derive(Debug, Clone)]
+pub struct LastSnapshot {
+    /// Why it was asked for.
+    pub cause: SnapshotCause,
+    /// From request to end.
+    pub duration: Duration,
+    /// Users in the cache at its end.
+    pub users: u64,
+    /// When it ended.
+    pub at: OffsetDateTime,
+}
+
+/// What the sync task shows.
+#[derive(Debug, Clone)]
+pub struct SyncStatus {
+    /// The connection that brings the stream.
+    pub connection: Arc<RwLock<ConnectionState>>,
+    /// The last completed snapshot.
+    pub last_snapshot: Arc<RwLock<Option<LastSnapshot>>>,
+}
+
+impl Default for SyncStatus {
+    fn default() -> Self {
+        Self {
+            connection: ConnectionState::shared(),
+            last_snapshot: Arc::default(),
+        }
+    }
+}
+
+/// Keeps the cache in step with server B.
+#[derive(Debug)]
+pub struct CacheSync {
+    /// Makes the connection that consumes.
+    pub connector: Connector,
+    /// Name of this replica.
+    pub instance: String,
+    /// The cache that it writes.
+    pub cache: UserCache,
+    /// Sends requests, credit and reports.
+    pub control: Control,
+    /// Open while the cache may be served.
+    pub gate: Gate,
+    /// What it shows.
+    pub status: SyncStatus,
+}
+
+impl CacheSync {
+    /// Runs until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let readiness = keep_gate(&self.cache, &self.gate);
+        let connection_state = Arc::clone(&self.status.connection);
+        let supervised = self
+            .connector
+            .supervise("cache sync", &connection_state, &shutdown, |connection| {
+                self.session(connection, &shutdown)
+            });
+        tokio::select! {
+            () = supervised => Ok(()),
+            () = readiness => Ok(()),
+        }
+    }
+
+    async fn session(
+        &self,
+        connection: Connection,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let queue = replica_queue(&self.instance, Uuid::now_v7());
+        let (channel, mut consumer) = subscribe(&connection, &queue).await?;
+        self.cache.subscribed();
+        let mut session = Session {
+            sync: self,
+            queue,
+            request: None,
+            reported: Instant::now(),
+        };
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ended = loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break Ok(()),
+                _ = tick.tick() => session.look_after(),
+                delivery = consumer.next() => match delivery {
+                    Some(Ok(delivery)) => {
+                        if let Err(error) = session.take_batch(&channel, &mut consumer, delivery).await {
+                            break Err(error);
+                        }
+                    }
+                    Some(Err(error)) => break Err(error.into()),
+                    None => break Err(anyhow::anyhow!("the broker cancelled the consumer")),
+                },
+            }
+        };
+        self.cache.broken();
+        ended
+    }
+}
+
+async fn subscribe(connection: &Connection, queue: &str) -> anyhow::Result<(Channel, Consumer)> {
+    let channel = connection.create_channel().await?;
+    declare_exchange(&channel, &specs::config_events()).await?;
+    declare_queue(&channel, &specs::replica(queue.to_owned())).await?;
+    bind(&channel, queue, CONFIG_EVENTS_EXCHANGE, "").await?;
+    channel
+        .basic_qos(PREFETCH, BasicQosOptions::default())
+        .await?;
+    let consumer = channel
+        .basic_consume(
+            queue.into(),
+            queue.into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .context("cannot consume the own queue")?;
+    Ok((channel, consumer))
+}
+
+/// A request that has been made and not been satisfied.
+struct Request {
+    cause: SnapshotCause,
+    made: Instant,
+    retry_at: Instant,
+    backoff: Box<dyn Iterator<Item = Duration> + Send>,
+    /// The snapshot under way, chunks seen, and when that last changed.
+    progress: Option<(Uuid, u32, Instant)>,
+}
+
+struct Session<'a> {
+    sync: &'a CacheSync,
+    queue: String,
+    request: Option<Request>,
+    reported: Instant,
+}
+
+impl Session<'_> {
+    /// Applies the delivery and whatever is there behind it, then acknowledges all at once.
+    async fn take_batch(
+        &mut self,
+        channel: &Channel,
+        consumer: &mut Consumer,
+        first: Delivery,
+    ) -> anyhow::Result<()> {
+        let mut last_tag = first.delivery_tag;
+        self.take(&first);
+        for _ in 1..PREFETCH / 2 {
+            let Some(Some(next)) = consumer.next().now_or_never() else {
+                break;
+            };
+            let next = next?;
+            last_tag = next.delivery_tag;
+            self.take(&next);
+        }
+        channel
+            .basic_ack(last_tag, BasicAckOptions { multiple: true })
+            .await
+            .context("cannot acknowledge")
+    }
+
+    /// One message. A malformed one is counted and left: its number is missing now, so it shows as a
+    /// gap, and the snapshot that follows repairs it.
+    fn take(&mut self, delivery: &Delivery) {
+        let event_type = event_type(delivery);
+        let event = match ConfigEvent::decode(event_type, &delivery.data) {
+            Ok(Some(event)) => event,
+            Ok(None) => {
+                metrics::ignored("unknown_event");
+                tracing::debug!(event_type, "event of a later version ignored");
+                return;
+            }
+            Err(error) => {
+                metrics::ignored("malformed");
+                tracing::warn!(%error, "malformed configuration event ignored");
+                return;
+            }
+        };
+        metrics::lag(&event);
+        let chunk_of = match &event {
+            ConfigEvent::SnapshotChunk(chunk) => Some(chunk.snapshot_id),
+            _ => None,
+        };
+        let effect = self.sync.cache.apply(event);
+        metrics::applied(event_type, effect);
+        if let Some(snapshot_id) = chunk_of
+            && let Some((queue, credit)) = self.sync.cache.take_credit(snapshot_id, &self.queue)
+        {
+            self.sync.control.credit(queue, &credit);
+        }
+        self.note(event_type, effect);
+    }
+
+    fn note(&mut self, event_type: &str, effect: Effect) {
+        match effect {
+            Effect::SourceCompleted => self.source_completed(event_type),
+            Effect::SourceBroken => {
+                tracing::warn!(event_type, "rows do not add up: nothing was swept");
+            }
+            Effect::Gap => {
+                let seen = self.sync.cache.read(crate::cache::CacheState::seen);
+                tracing::warn!(?seen, "gap in the stream: a snapshot is needed");
+            }
+            Effect::Mismatch => {
+                tracing::error!("the cache's digest differs from the database's: a snapshot is needed");
+            }
+            Effect::Applied
+            | Effect::Stale
+            | Effect::Duplicate
+            | Effect::UnknownSource
+            | Effect::OldEpoch
+            | Effect::Proven
+            | Effect::NotComparable => {}
+        }
+    }
+
+    fn source_completed(&mut self, event_type: &str) {
+        let users = self.sync.cache.read(crate::cache::CacheState::len);
+        let applied = self.sync.cache.applied();
+        if applied.is_some()
+            && let Some(request) = self.request.take()
+        {
+            let duration = request.made.elapsed();
+            metrics::snapshot(request.cause, "completed", Some(duration));
+            *self.sync.status.last_snapshot.write() = Some(LastSnapshot {
+                cause: request.cause,
+                duration,
+                users,
+                at: OffsetDateTime::now_utc(),
+            });
+        }
+        tracing::info!(event_type, users, ?applied, "all users received");
+        update_gate(&self.sync.cache, &self.sync.gate);
+        self.report();
+    }
+
+    /// What is due without a message: a request, the end of a stalled snapshot, a report.
+    fn look_after(&mut self) {
+        self.give_up_stalled();
+        if let Some(cause) = self.sync.cache.read(crate::cache::CacheState::wanted) {
+            self.request(cause);
+        }
+        if self.reported.elapsed() >= REPORT_EVERY {
+            self.report();
+        }
+    }
+
+    fn request(&mut self, cause: SnapshotCause) {
+        let now = Instant::now();
+        match &mut self.request {
+            Some(request) if request.retry_at > now => return,
+            Some(request) => {
+                request.cause = cause;
+                request.retry_at = now + request.backoff.next().unwrap_or(LAST_RETRY);
+            }
+            none => *none = Some(new_request(cause, now)),
+        }
+        tracing::info!(?cause, queue = self.queue, "asking for a snapshot");
+        self.sync.control.request_snapshot(&self.queue, cause);
+    }
+
+    fn give_up_stalled(&mut self) {
+        let Some(request) = &mut self.request else {
+            return;
+        };
+        let under_way = self
+            .sync
+            .cache
+            .read(|state| state.snapshots_under_way().last());
+        let now = Instant::now();
+        request.progress = match (under_way, request.progress) {
+            (None, _) => None,
+            (Some((id, seen)), Some((was_id, was_seen, since)))
+                if id == was_id && seen == was_seen =>
+            {
+                Some((id, seen, since))
+            }
+            (Some((id, seen)), _) => Some((id, seen, now)),
+        };
+        if let Some((id, seen, since)) = request.progress
+            && since.elapsed() > SNAPSHOT_STALLED
+        {
+            tracing::warn!(snapshot_id = %id, chunks = seen, "snapshot stalled, given up");
+            metrics::snapshot(request.cause, "stalled", None);
+            request.progress = None;
+            self.sync.cache.abandon(id);
+        }
+    }
+
+    fn report(&mut self) {
+        self.reported = Instant::now();
+        self.sync
+            .control
+            .report(&self.queue, &self.sync.cache, self.sync.gate_is_open());
+    }
+}
+
+impl CacheSync {
+    fn gate_is_open(&self) -> bool {
+        self.cache.admission().is_ok()
+    }
+}
+
+fn new_request(cause: SnapshotCause, now: Instant) -> Request {
+    let mut backoff = ExponentialBuilder::default()
+        .with_min_delay(FIRST_RETRY)
+        .with_max_delay(LAST_RETRY)
+        .without_max_times()
+        .with_jitter()
+        .build();
+    Request {
+        cause,
+        made: now,
+        retry_at: now + backoff.next().unwrap_or(FIRST_RETRY),
+        backoff: Box::new(backoff),
+        progress: None,
+    }
+}
+
+/// Opens and closes the readiness gate as time passes; events do so at once.
+async fn keep_gate(cache: &UserCache, gate: &Gate) {
+    let mut tick = interval(TICK);
+    loop {
+        tick.tick().await;
+        update_gate(cache, gate);
+    }
+}
+
+fn update_gate(cache: &UserCache, gate: &Gate) {
+    match cache.admission() {
+        Ok(_) => gate.open(),
+        Err(not_serving) => gate.close(&not_serving.reason),
+    }
+}
+
+/// The body of `/status`.
+#[must_use]
+pub fn status(instance: &str, cache: &UserCache, sync: &SyncStatus) -> serde_json::Value {
+    let connection = sync.connection.read().clone();
+    let (users, position, applied, proven, digest, complete, snapshot_under_way) =
+        cache.read(|state| {
+            (
+                state.len(),
+                state.seen(),
+                state.applied(),
+                state.proven(),
+                state.digest(),
+                state.is_complete(),
+                state.snapshots_under_way().next().is_some(),
+            )
+        });
+    let name = match (connection.connected, applied.is_some(), snapshot_under_way) {
+        (false, ..) => "disconnected",
+        (true, true, _) => "synced",
+        (true, false, true) => "receiving_snapshot",
+        (true, false, false) => "awaiting_snapshot",
+    };
+    let last_snapshot = sync.last_snapshot.read().as_ref().map(|last| {
+        serde_json::json!({
+            "cause": last.cause,
+            "duration_seconds": last.duration.as_secs_f64(),
+            "users": last.users,
+            "at": rfc3339(last.at),
+        })
+    });
+    let position: Position = position.unwrap_or_default();
+    serde_json::json!({
+        "instance": instance,
+        "state": name,
+        "since": rfc3339(connection.since),
+        "serving": cache.admission().is_ok(),
+        "complete": complete,
+        "users": users,
+        "epoch": position.epoch,
+        "sequence": position.sequence,
+        "digest": digest,
+        "proven": proven,
+        "staleness_seconds": cache.age().as_secs_f64(),
+        "last_snapshot": last_snapshot,
+        "connects": connection.connects,
+        "last_error": connection.last_error,
+    })
+}
+
+fn rfc3339(at: OffsetDateTime) -> String {
+    at.format(&time::format_description::well_known::Rfc3339)
+        .unwrap_or_default()
+}

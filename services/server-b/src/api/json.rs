@@ -1,0 +1,115 @@
+//! Request bodies, checked so that an error names the field and never quotes a value: it may be a key
+//! in the wrong place.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer};
+use serde_json::error::Category;
+use service_runtime::problem::Problem;
+
+use super::error::ApiError;
+
+/// Bytes of a body at most.
+pub const MAX_BODY: usize = 16 * 1024;
+/// These messages of serde name a field of ours or the client's, and no value.
+const ABOUT_NAMES: [&str; 3] = ["unknown field", "missing field", "duplicate field"];
+
+/// A JSON object; an empty body is `{}`.
+pub struct JsonBody<T>(pub T);
+
+impl<T, S> FromRequest<S> for JsonBody<T>
+where
+    T: DeserializeOwned,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let is_json = is_json(request.headers());
+        let body =
+            Bytes::from_request(request, state)
+                .await
+                .map_err(|rejection| match rejection.status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+                        StatusCode::PAYLOAD_TOO_LARGE,
+                        "body_too_large",
+                        format!("the body is larger than {MAX_BODY} bytes"),
+                    ),
+                    _ => bad_request("the body could not be read"),
+                })?;
+        if body.is_empty() {
+            return Ok(Self(parse(b"{}")?));
+        }
+        if !is_json {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "the body must be JSON, with the header `Content-Type: application/json`",
+            )
+            .into());
+        }
+        Ok(Self(parse(&body)?))
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let essence = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .map_or("", str::trim);
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let parsed = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| explain(&error.path().to_string(), error.inner()))?;
+    json.end().map_err(|error| explain("", &error))?;
+    Ok(parsed)
+}
+
+fn explain(path: &str, error: &serde_json::Error) -> Problem {
+    if error.classify() != Category::Data {
+        let (line, column) = (error.line(), error.column());
+        return bad_request(format!(
+            "the body is not JSON: line {line}, column {column}"
+        ));
+    }
+    let message = error.to_string();
+    let message = message
+        .rsplit_once(" at line ")
+        .map_or(message.as_str(), |(before, _)| before);
+    if ABOUT_NAMES.iter().any(|known| message.starts_with(known)) {
+        let field = message.split('`').nth(1).unwrap_or_default();
+        return Problem::invalid_field(field, message);
+    }
+    match path {
+        "" | "." => bad_request("the body must be a JSON object"),
+        field => Problem::invalid_field(field, must_be(field)),
+    }
+}
+
+fn must_be(field: &str) -> &'static str {
+    match field {
+        "username" | "api_key" => "must be a text",
+        "is_active" => "must be true or false",
+        "daily_quota" => "must be an integer from 0 to 2147483647",
+        "overlap_seconds" => "must be an integer from 0 to 2592000",
+        _ => "has the wrong type",
+    }
+}
+
+fn bad_request(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "malformed_json", detail)
+}
+
+/// A field that may be absent but not null, which would read like a wish to clear it.
+pub fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}

@@ -1,0 +1,296 @@
+//! What the API answers without a database: its address leads nowhere.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use serde_json::Value;
+use sqlx::postgres::PgPoolOptions;
+use tower::ServiceExt;
+
+use super::auth::{AdminToken, AdminTokenArgs};
+use super::{ApiState, router};
+use crate::keys::{ApiKeyMode, KeyArgs, KeyRing};
+
+const TOKEN: &str = "0123456789abcdef";
+
+fn token(text: &str) -> anyhow::Result<AdminToken> {
+    let args = AdminTokenArgs {
+        admin_token: Some(text.into()),
+        admin_token_file: None,
+    };
+    args.token()
+}
+
+fn api() -> Router {
+    let pool = PgPoolOptions::new()
+        .acquire_timeout(Duration::from_millis(200))
+        .connect_lazy("postgres://nobody@127.0.0.1:1/none")
+        .expect("a valid URL");
+    let keys = KeyRing::from_args(&KeyArgs {
+        api_key_mode: ApiKeyMode::Digest,
+        key_sealing_key_file: None,
+        key_sealing_key: None,
+    });
+    router(ApiState {
+        pool,
+        keys: keys.expect("digest mode needs no key"),
+        admin_token: token(TOKEN).expect("long enough"),
+    })
+}
+
+async fn answer(request: Request<Body>) -> (StatusCode, HeaderMap, Value) {
+    let response = api().oneshot(request).await.expect("infallible");
+    let (parts, body) = response.into_parts();
+    let body = to_bytes(body, 1 << 20).await.expect("a short body");
+    let problem = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(
+        parts.headers[header::CONTENT_TYPE],
+        "application/problem+json"
+    );
+    (parts.status, parts.headers, problem)
+}
+
+async fn send(method: &str, path: &str, body: impl Into<Body>) -> (StatusCode, HeaderMap, Value) {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::AUTHORIZATION, format!("Bearer {TOKEN}"))
+        .header(header::CONTENT_TYPE, "application/json");
+    answer(request.body(body.into()).expect("a valid request")).await
+}
+
+/// Status, code and field of the answer to a `POST /users`.
+async fn create(body: &str) -> (u16, String, String) {
+    let (status, _, problem) = send("POST", "/admin/v1/users", body.to_owned()).await;
+    let text = |member: &str| problem[member].as_str().unwrap_or_default().to_owned();
+    (status.as_u16(), text("code"), text("field"))
+}
+
+#[test]
+fn the_token_matches_only_itself_and_is_not_shown() {
+    let token = token(TOKEN).expect("long enough");
+    assert!(token.matches(TOKEN));
+    assert!(!token.matches("0123456789abcdeF"));
+    assert!(!token.matches("0123456789abcdef0"));
+    assert!(!token.matches(""));
+    assert_eq!(format!("{token:?}"), "AdminToken(…)");
+}
+
+#[test]
+fn a_short_or_missing_token_is_refused_by_name() {
+    for short in ["", "0123456789abcde"] {
+        let error = token(short).expect_err("too short").to_string();
+        assert!(error.contains("ADMIN_TOKEN"), "{error}");
+        assert!(short.is_empty() || !error.contains(short), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_file_may_end_with_a_newline() {
+    let file = tempfile::NamedTempFile::new().expect("temporary file");
+    std::fs::write(file.path(), format!("{TOKEN}\n")).expect("writable");
+    let args = AdminTokenArgs {
+        admin_token: None,
+        admin_token_file: Some(file.path().to_owned()),
+    };
+    assert!(args.token().expect("long enough").matches(TOKEN));
+}
+
+#[tokio::test]
+async fn without_the_token_every_path_answers_401_with_a_challenge() {
+    for (path, authorization) in [
+        ("/admin/v1/users", None),
+        ("/nowhere", None),
+        ("/admin/v1/users", Some("Bearer wrong-wrong-wrong")),
+        ("/admin/v1/users", Some("Basic MDEyMzQ1Njc4OWFiY2RlZg==")),
+    ] {
+        let mut request = Request::builder().uri(path);
+        if let Some(value) = authorization {
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        let request = request.body(Body::empty()).expect("a valid request");
+        let (status, headers, problem) = answer(request).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        assert_eq!(headers[header::WWW_AUTHENTICATE], "Bearer");
+        assert_eq!(problem["code"], "unauthorized");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_path_is_404_and_a_wrong_method_405_with_allow() {
+    let (status, _, problem) = send("GET", "/admin/v1/nothing", "").await;
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (404, &"not_found".into())
+    );
+    let (status, headers, problem) = send("PUT", "/admin/v1/users/1", "").await;
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (405, &"method_not_allowed".into())
+    );
+    let allow = headers[header::ALLOW].to_str().expect("text");
+    for method in ["GET", "PATCH", "DELETE"] {
+        assert!(allow.contains(method), "{allow}");
+    }
+    let (status, _, problem) = send("GET", "/admin/v1/users/alice", "").await;
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (404, &"user_not_found".into())
+    );
+    let (status, _, problem) = send("GET", "/admin/v1/full-syncs/latest", "").await;
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (404, &"sync_not_found".into())
+    );
+}
+
+#[tokio::test]
+async fn a_field_that_is_not_acceptable_is_named() {
+    let long = format!(r#"{{"username": "{}"}}"#, "a".repeat(151));
+    for (body, field) in [
+        ("", "username"),
+        ("{}", "username"),
+        (r#"{"username": ""}"#, "username"),
+        (r#"{"username": "  "}"#, "username"),
+        (r#"{"username": "a\u0000b"}"#, "username"),
+        (r#"{"username": 5}"#, "username"),
+        (long.as_str(), "username"),
+        (r#"{"username": "a", "daily_quota": -1}"#, "daily_quota"),
+        (
+            r#"{"username": "a", "daily_quota": 2147483648}"#,
+            "daily_quota",
+        ),
+        (r#"{"username": "a", "daily_quota": 1.5}"#, "daily_quota"),
+        (r#"{"username": "a", "is_active": null}"#, "is_active"),
+        (r#"{"username": "a", "api_key": "short"}"#, "api_key"),
+        (r#"{"username": "a", "api_key": 12345678}"#, "api_key"),
+        (r#"{"username": "a", "user_id": 7}"#, "user_id"),
+        (r#"{"username": "a", "username": "b"}"#, "username"),
+    ] {
+        let named = (422, "invalid_field".to_owned(), field.to_owned());
+        assert_eq!(create(body).await, named, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn no_error_quotes_a_value_of_the_body() {
+    for body in [
+        r#"{"username": "a", "api_key": 112233445566}"#,
+        r#"{"username": "a", "api_key": "112233445566 with space"}"#,
+        r#"{"username": "a", "daily_quota": "112233445566"}"#,
+        r#"{"username": "a", "api_key": "isk_112233445566"}"#,
+        r#"["112233445566"]"#,
+        r#""112233445566""#,
+        r#"{"username": "a", "api_key": "112233445566"#,
+    ] {
+        let (status, _, problem) = send("POST", "/admin/v1/users", body).await;
+        assert!(status.is_client_error(), "{status} {body}");
+        assert!(!problem.to_string().contains("112233"), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_a_json_object_is_400_or_415() {
+    assert_eq!(create("{").await.0, 400);
+    assert_eq!(create("[]").await.0, 400);
+    assert_eq!(
+        create("{} {}").await.0,
+        422,
+        "the first object lacks a username"
+    );
+    let request = Request::post("/admin/v1/users")
+        .header(header::AUTHORIZATION, format!("bearer {TOKEN}"))
+        .header(header::CONTENT_TYPE, "text/plain")
+        .body(Body::from(r#"{"username": "a"}"#));
+    let (status, _, problem) = answer(request.expect("a valid request")).await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(problem["code"], "unsupported_media_type");
+}
+
+#[tokio::test]
+async fn a_body_over_16_kib_is_413() {
+    let body = format!(r#"{{"username": "{}"}}"#, "a".repeat(16 * 1024));
+    assert_eq!(create(&body).await.0, 413);
+}
+
+#[tokio::test]
+async fn parameters_of_the_list_are_checked_by_name() {
+    for (query, status) in [
+        ("limit=0", 422),
+        ("limit=1001", 422),
+        ("limit=ten", 422),
+        ("cursor=x", 422),
+        ("sort=name", 400),
+    ] {
+        let (answered, _, problem) = send("GET", &format!("/admin/v1/users?{query}"), "").await;
+        assert_eq!(answered.as_u16(), status, "{query}");
+        let named = query.split('=').next().unwrap_or_default();
+        assert!(problem.to_string().contains(named), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn changes_that_are_not_acceptable_are_refused_before_the_database_is_asked() {
+    for (method, path, body, field) in [
+        (
+            "PATCH",
+            "/admin/v1/users/1",
+            r#"{"daily_quota": -5}"#,
+            "daily_quota",
+        ),
+        (
+            "PATCH",
+            "/admin/v1/users/1",
+            r#"{"username": null}"#,
+            "username",
+        ),
+        (
+            "PATCH",
+            "/admin/v1/users/1",
+            r#"{"api_key": "12345678"}"#,
+            "api_key",
+        ),
+        (
+            "POST",
+            "/admin/v1/users/1/rotate-key",
+            r#"{"overlap_seconds": 2592001}"#,
+            "overlap_seconds",
+        ),
+        (
+            "POST",
+            "/admin/v1/users/1/rotate-key",
+            r#"{"overlap_seconds": -1}"#,
+            "overlap_seconds",
+        ),
+    ] {
+        let (status, _, problem) = send(method, path, body).await;
+        assert_eq!(
+            (status.as_u16(), &problem["field"]),
+            (422, &field.into()),
+            "{body}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_unreachable_database_is_503_with_retry_after() {
+    for (method, path, body) in [
+        ("POST", "/admin/v1/users", r#"{"username": "a"}"#),
+        ("GET", "/admin/v1/users", ""),
+        ("GET", "/admin/v1/users/1", ""),
+        ("DELETE", "/admin/v1/users/1", ""),
+        ("POST", "/admin/v1/users/1/rotate-key", ""),
+        ("POST", "/admin/v1/full-syncs", ""),
+    ] {
+        let (status, headers, problem) = send(method, path, body).await;
+        assert_eq!(
+            status,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "{method} {path} {problem}"
+        );
+        assert_eq!(problem["code"], "database_unavailable");
+        assert!(headers.contains_key(header::RETRY_AFTER));
+    }
+}

@@ -1,0 +1,125 @@
+//! The command line. Exit codes: 0 done, 1 failed, 2 not understood.
+
+mod full_sync;
+mod import;
+mod progress;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod users;
+
+use anyhow::Context;
+use clap::builder::BoolishValueParser;
+use clap::parser::ValueSource;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use service_runtime::config::{AdminArgs, AmqpArgs, DatabaseArgs, ListenArgs, TelemetryArgs};
+use sqlx::PgPool;
+
+use crate::api::AdminTokenArgs;
+use crate::keys::KeyArgs;
+use crate::{db, serve};
+
+/// What is logged by commands that answer on the terminal, unless LOG says otherwise.
+const QUIET: &str = "warn";
+
+/// The source of truth for users: publishes each change, processes SMS.
+#[derive(Debug, Parser)]
+#[command(name = "server-b", version, max_term_width = 100)]
+pub struct Cli {
+    /// Logs and traces.
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service: admin API, outbox relay, snapshots, full syncs, SMS processing
+    Serve(Box<ServeArgs>),
+    /// Bring the schema of the database up to date
+    Migrate(MigrateArgs),
+    /// Publish every user to all replicas and wait until it is done
+    #[command(visible_alias = "publish_all_users", after_help = full_sync::EXAMPLES)]
+    FullSync(full_sync::FullSyncArgs),
+    /// Manage users in the database; replicas learn of it like of any other change
+    #[command(subcommand, after_help = users::EXAMPLES)]
+    Users(users::UsersCommand),
+}
+
+/// Configuration of the service.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// The broker.
+    #[command(flatten)]
+    pub amqp: AmqpArgs,
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// The admin API's address.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Probes and metrics.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// How API keys are stored and sent.
+    #[command(flatten)]
+    pub keys: KeyArgs,
+    /// Who may call the admin API.
+    #[command(flatten)]
+    pub admin_token: AdminTokenArgs,
+
+    /// Bring the schema up to date first; `--migrate=false` where a job of its own does it
+    #[arg(
+        long,
+        env = "MIGRATE",
+        default_value = "true",
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        action = ArgAction::Set,
+        value_parser = BoolishValueParser::new(),
+        value_name = "BOOL",
+        help_heading = "PostgreSQL"
+    )]
+    pub migrate: bool,
+}
+
+#[derive(Debug, Args)]
+struct MigrateArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+impl Cli {
+    /// Parses the command line and the environment; exits when asked for help or not understood.
+    #[must_use]
+    pub fn from_command_line() -> Self {
+        let matches = Self::command().get_matches();
+        let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        let log_is_default = matches.value_source("log") == Some(ValueSource::DefaultValue);
+        if log_is_default && !matches!(cli.command, Command::Serve(_)) {
+            QUIET.clone_into(&mut cli.telemetry.log);
+        }
+        cli
+    }
+
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Serve(args) => serve::run(*args).await,
+            Command::Migrate(args) => db::migrate(&connect(&args.database).await?).await,
+            Command::FullSync(args) => full_sync::run(args).await,
+            Command::Users(command) => users::run(command).await,
+        }
+    }
+}
+
+/// A pool that has been tried once: a command has nobody to retry for.
+async fn connect(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
+    let pool = db::pool(args)?;
+    pool.acquire()
+        .await
+        .context("cannot connect to the database that DATABASE_URL names")?;
+    Ok(pool)
+}

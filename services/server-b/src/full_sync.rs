@@ -1,0 +1,309 @@
+//! The full sync (`publish_all_users`, requirement 1.4): `user.updated` for every user on the fanout exchange,
+//! between `sync.started` and `sync.completed`.
+//!
+//! Its state is a row, so any server B, and the command line, can ask for one and follow it. One runs at a
+//! time; the process that runs it holds an advisory lock, so a row that says `running` while the lock is
+//! free belongs to a process that died, and is run again.
+
+use std::io::{BufRead, BufReader, BufWriter, Seek, Write};
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use serde::Serialize;
+use service_runtime::amqp::{Message, PublishError, Publisher};
+use sqlx::{Connection, PgConnection, PgPool};
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use wire_contract::{
+    CONFIG_EVENTS_EXCHANGE, ConfigEvent, DIGEST_VERSION, SyncCompleted, SyncStarted, UserUpdated,
+};
+
+use crate::keys::KeyRing;
+use crate::replicas;
+use crate::snapshot::read::{self, UsersRead};
+use crate::wire_image::{KeyForm, WireImage};
+
+/// Arbitrary, but the same for every server B of a database.
+const LOCK: i64 = 0x1DE7_5711_C0DE_0002;
+/// How often a request is looked for.
+const POLL: Duration = Duration::from_millis(250);
+/// Unconfirmed messages at a time.
+const IN_FLIGHT: usize = 256;
+/// Rows between two looks at the replicas, and two updates of the progress.
+const CHECK_EVERY: u64 = 2_000;
+/// Rows published beyond what the slowest live replica has taken in: a change waits behind these at most.
+const AHEAD: u64 = 20_000;
+/// How often the slowest replica is looked at while the sync waits for it.
+const PACE_POLL: Duration = Duration::from_millis(100);
+/// A replica that takes nothing in for so long no longer holds the sync up; it will take a snapshot.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
+
+/// A full sync as its row has it.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub struct SyncStatus {
+    /// Names it.
+    pub sync_id: Uuid,
+    /// `requested`, `running`, `completed` or `failed`.
+    pub status: String,
+    /// Who asked for it.
+    pub requested_by: String,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub requested_at: OffsetDateTime,
+    /// When it began.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub started_at: Option<OffsetDateTime>,
+    /// When it ended.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub finished_at: Option<OffsetDateTime>,
+    /// Users to publish; known once they are read.
+    pub users_total: Option<i64>,
+    /// Users published.
+    pub users_published: i64,
+    /// Epoch of `sequence`.
+    pub epoch: Option<i64>,
+    /// Position of the stream that the sync has read.
+    pub sequence: Option<i64>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// Asks for a full sync; whichever server B is free runs it.
+pub async fn request(pool: &PgPool, requested_by: &str) -> sqlx::Result<Uuid> {
+    let sync_id = Uuid::now_v7();
+    sqlx::query("INSERT INTO syncs (sync_id, requested_by) VALUES ($1, $2)")
+        .bind(sync_id)
+        .bind(requested_by)
+        .execute(pool)
+        .await?;
+    Ok(sync_id)
+}
+
+/// The state of a full sync.
+pub async fn find(pool: &PgPool, sync_id: Uuid) -> sqlx::Result<Option<SyncStatus>> {
+    sqlx::query_as(
+        "SELECT sync_id, status, requested_by, requested_at, started_at, finished_at, users_total,
+                users_published, epoch, sequence, error
+         FROM syncs WHERE sync_id = $1",
+    )
+    .bind(sync_id)
+    .fetch_optional(pool)
+    .await
+}
+
+/// Runs the full syncs that are asked for.
+#[derive(Debug)]
+pub struct FullSyncs {
+    /// Database.
+    pub pool: PgPool,
+    /// Publishes configuration events; the relay's, so that a process keeps one order.
+    pub publisher: Publisher,
+    /// Opens sealed keys.
+    pub keys: KeyRing,
+}
+
+impl FullSyncs {
+    /// Runs until `shutdown`; a sync that is cut is run again by the next server B.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                result = self.run_open() => if let Err(error) = result {
+                    tracing::warn!(error = format!("{error:#}"), "full sync interrupted");
+                },
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+
+    async fn run_open(&self) -> anyhow::Result<()> {
+        let open: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM syncs WHERE status IN ('requested', 'running'))",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .context("cannot look for full syncs")?;
+        if !open || !self.publisher.state().connected {
+            return Ok(());
+        }
+        // The lock lives as long as this connection, so also no longer than this process.
+        let mut lock = PgConnection::connect_with(&self.pool.connect_options()).await?;
+        let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+            .bind(LOCK)
+            .fetch_one(&mut lock)
+            .await?;
+        if !locked {
+            return Ok(());
+        }
+        while let Some(sync_id) = self.claim().await? {
+            tracing::info!(%sync_id, "full sync started");
+            match self.publish_all_users(sync_id).await {
+                Ok(users) => {
+                    self.finish(sync_id, None).await?;
+                    tracing::info!(%sync_id, users = users.count, "full sync completed");
+                }
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    tracing::error!(%sync_id, error = text, "full sync failed");
+                    self.finish(sync_id, Some(&text)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn claim(&self) -> anyhow::Result<Option<Uuid>> {
+        sqlx::query_scalar(
+            "UPDATE syncs SET status = 'running', started_at = now(), users_published = 0
+             WHERE sync_id = (SELECT sync_id FROM syncs WHERE status IN ('requested', 'running')
+                              ORDER BY requested_at LIMIT 1)
+             RETURNING sync_id",
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .context("cannot claim a full sync")
+    }
+
+    async fn finish(&self, sync_id: Uuid, error: Option<&str>) -> anyhow::Result<()> {
+        sqlx::query(
+            "UPDATE syncs SET status = CASE WHEN $2::text IS NULL THEN 'completed' ELSE 'failed' END,
+                    error = $2, finished_at = now()
+             WHERE sync_id = $1",
+        )
+        .bind(sync_id)
+        .bind(error)
+        .execute(&self.pool)
+        .await
+        .context("cannot end a full sync")?;
+        Ok(())
+    }
+
+    /// Publishes every user (requirement 1.4).
+    async fn publish_all_users(&self, sync_id: Uuid) -> anyhow::Result<UsersRead> {
+        self.publish(&ConfigEvent::SyncStarted(SyncStarted { sync_id }))
+            .await
+            .context("the start of the full sync was not confirmed")?;
+        let (spool, users) = self.spool().await?;
+        self.note_read(sync_id, &users).await?;
+        self.publish_rows(sync_id, &users, spool).await?;
+        let comparable_from = users.comparable_from(&self.pool).await?;
+        self.publish(&ConfigEvent::SyncCompleted(SyncCompleted {
+            sync_id,
+            position: users.position,
+            comparable_from,
+            count: users.count,
+            digest: users.digest,
+            digest_version: DIGEST_VERSION,
+        }))
+        .await
+        .context("the end of the full sync was not confirmed")?;
+        Ok(users)
+    }
+
+    async fn publish(&self, event: &ConfigEvent) -> Result<(), PublishError> {
+        let message =
+            Message::to_fanout(CONFIG_EVENTS_EXCHANGE, event.event_type(), event.encode());
+        self.publisher.publish(message).await
+    }
+
+    /// The users, one JSON line each, keys still sealed: nothing secret touches the disk in the clear.
+    async fn spool(&self) -> anyhow::Result<(std::fs::File, UsersRead)> {
+        let mut spool = BufWriter::new(tempfile::tempfile().context("no temporary file")?);
+        let users = read::all_users(&self.pool, |_, user| {
+            serde_json::to_writer(&mut spool, &user)?;
+            spool.write_all(b"\n")?;
+            Ok(())
+        })
+        .await?;
+        let mut file = spool.into_inner().context("cannot write the spool")?;
+        file.rewind().context("cannot rewind the spool")?;
+        Ok((file, users))
+    }
+
+    async fn note_read(&self, sync_id: Uuid, users: &UsersRead) -> anyhow::Result<()> {
+        sqlx::query(
+            "UPDATE syncs SET users_total = $2, epoch = $3, sequence = $4, digest = $5
+             WHERE sync_id = $1",
+        )
+        .bind(sync_id)
+        .bind(i64::try_from(users.count).unwrap_or(i64::MAX))
+        .bind(users.position.epoch)
+        .bind(users.position.sequence)
+        .bind(users.digest.to_bytes().as_slice())
+        .execute(&self.pool)
+        .await
+        .context("cannot note what the full sync has read")?;
+        Ok(())
+    }
+
+    async fn publish_rows(
+        &self,
+        sync_id: Uuid,
+        users: &UsersRead,
+        spool: std::fs::File,
+    ) -> anyhow::Result<()> {
+        let mut in_flight = FuturesUnordered::new();
+        let mut published = 0;
+        for line in BufReader::new(spool).lines() {
+            let user: WireImage = serde_json::from_str(&line.context("cannot read the spool")?)
+                .context("the spool is damaged")?;
+            let event = ConfigEvent::UserUpdated(UserUpdated {
+                user: user.record(KeyForm::Opened(&self.keys))?,
+                epoch: users.position.epoch,
+                sequence: None,
+                sync_id: Some(sync_id),
+                as_of: Some(users.position.sequence),
+                occurred_at: OffsetDateTime::now_utc(),
+            });
+            in_flight.push(self.publish_owned(event));
+            while in_flight.len() >= IN_FLIGHT {
+                if let Some(confirmed) = in_flight.next().await {
+                    confirmed.context("a user was not confirmed")?;
+                }
+            }
+            published += 1;
+            if published % CHECK_EVERY == 0 {
+                self.note_progress(sync_id, published).await?;
+                self.pace(sync_id, published).await?;
+            }
+        }
+        while let Some(confirmed) = in_flight.next().await {
+            confirmed.context("a user was not confirmed")?;
+        }
+        self.note_progress(sync_id, published).await
+    }
+
+    async fn publish_owned(&self, event: ConfigEvent) -> Result<(), PublishError> {
+        self.publish(&event).await
+    }
+
+    async fn note_progress(&self, sync_id: Uuid, published: u64) -> anyhow::Result<()> {
+        sqlx::query("UPDATE syncs SET users_published = $2 WHERE sync_id = $1")
+            .bind(sync_id)
+            .bind(i64::try_from(published).unwrap_or(i64::MAX))
+            .execute(&self.pool)
+            .await
+            .context("cannot note the progress of a full sync")?;
+        Ok(())
+    }
+
+    /// Waits while the slowest live replica is too far behind.
+    async fn pace(&self, sync_id: Uuid, published: u64) -> anyhow::Result<()> {
+        let deadline = tokio::time::Instant::now() + STUCK_AFTER;
+        while tokio::time::Instant::now() < deadline {
+            let slowest = replicas::slowest_in_sync(&self.pool, sync_id).await?;
+            if slowest.is_none_or(|rows| rows + AHEAD >= published) {
+                return Ok(());
+            }
+            tokio::time::sleep(PACE_POLL).await;
+        }
+        tracing::warn!(%sync_id, published, "a replica takes nothing in; the full sync goes on without it");
+        Ok(())
+    }
+}

@@ -1,0 +1,21 @@
+//! Server B: the one source of truth for users.
+//!
+//! ```text
+//! REST, CLI, psql → users row → trigger → outbox row → relay → config_events_exchange
+//! config_snapshot_requests → snapshot → a replica's own queue
+//! sms_outbound_queue → sms::consumer → sms_messages row → sms::dispatcher → provider
+//! ```
+
+pub mod api;
+pub mod cli;
+pub mod db;
+pub mod full_sync;
+pub mod keys;
+pub mod metrics;
+pub mod relay;
+pub mod replicas;
+pub mod serve;
+pub mod sms;
+pub mod snapshot;
+pub mod users;
+pub mod wire_image;

@@ -1,0 +1,71 @@
+//! Metrics of the relay.
+
+use std::sync::LazyLock;
+
+use anyhow::Context;
+use prometheus::{
+    IntCounter, IntCounterVec, IntGauge, register_int_counter, register_int_counter_vec,
+    register_int_gauge,
+};
+use sqlx::PgPool;
+
+static PUBLISHED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "identity_relay_events_total",
+        "Configuration events published by the relay, by outcome",
+        &["outcome"]
+    )
+    .expect("registered once")
+});
+static REPUBLISHED: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "identity_relay_republished_total",
+        "Events published again because they were not known to be confirmed"
+    )
+    .expect("registered once")
+});
+static OUTBOX_ROWS: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("identity_outbox_rows", "Rows in the outbox").expect("registered once")
+});
+static OUTBOX_AGE: LazyLock<prometheus::Gauge> = LazyLock::new(|| {
+    prometheus::register_gauge!(
+        "identity_outbox_oldest_seconds",
+        "Age of the oldest row in the outbox"
+    )
+    .expect("registered once")
+});
+pub(super) static LEADER: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("identity_relay_leader", "1 if this process leads the relay")
+        .expect("registered once")
+});
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+pub(super) fn published(confirmed: usize, unconfirmed: usize) {
+    PUBLISHED
+        .with_label_values(&["confirmed"])
+        .inc_by(count(confirmed));
+    PUBLISHED
+        .with_label_values(&["unconfirmed"])
+        .inc_by(count(unconfirmed));
+}
+
+pub(super) fn republished(rows: usize) {
+    REPUBLISHED.inc_by(count(rows));
+}
+
+/// Reads the outbox's size and age.
+pub(super) async fn read_outbox(pool: &PgPool) -> anyhow::Result<()> {
+    let (rows, age): (i64, f64) = sqlx::query_as(
+        "SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(occurred_at)), 0)::float8
+         FROM outbox",
+    )
+    .fetch_one(pool)
+    .await
+    .context("cannot read the outbox's size")?;
+    OUTBOX_ROWS.set(rows);
+    OUTBOX_AGE.set(age);
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! outbox → `config_events_exchange`.
+//!
+//! One leader at a time (advisory lock); a leader that lost its lock without noticing is fenced by its
+//! term, which the numbering transaction checks. Numbers are given after commit, in one transaction that
+//! locks the relay's row, so they are contiguous. Rows are deleted when the broker has confirmed them and
+//! all before them; after a crash the same numbers are published again, and replicas drop them.
+
+pub mod leader;
+mod metrics;
+pub mod numbering;
+mod publish;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::FutureExt;
+use parking_lot::RwLock;
+use serde::Serialize;
+use service_runtime::amqp::{Connector, Publisher, declare_exchange};
+use sqlx::PgPool;
+use sqlx::postgres::PgListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wire_contract::specs;
+
+use crate::keys::KeyRing;
+use leader::Leadership;
+use numbering::RelayState;
+
+/// Rows numbered and published at a time.
+const BATCH: i64 = 500;
+/// How often a relay that is not asleep looks for rows.
+const POLL: Duration = Duration::from_millis(2);
+/// Idle for so long, it goes to sleep: the trigger notifies then.
+const SLEEP_AFTER: Duration = Duration::from_millis(200);
+/// How often a sleeping relay looks all the same: a notification can be missed.
+const SLEEPING_POLL: Duration = Duration::from_millis(100);
+/// How often replicas are told what the users amount to.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(1);
+/// How often a relay without a broker shortens its backlog.
+const COALESCE_EVERY: Duration = Duration::from_secs(2);
+/// How often a relay that does not lead asks for the lock, and pauses after an error.
+const RETRY: Duration = Duration::from_millis(500);
+/// Channel on which the trigger wakes a sleeping relay.
+const WAKE_CHANNEL: &str = "identity_sync_outbox";
+
+/// What the relay shows in `/status`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RelayStatus {
+    /// Whether this process leads.
+    pub leader: bool,
+    /// Its term.
+    pub term: i64,
+    /// Epoch of the last number published.
+    pub epoch: i64,
+    /// Last number published and confirmed.
+    pub sequence: i64,
+    /// Why it stopped leading last.
+    pub last_error: Option<String>,
+}
+
+/// The relay.
+#[derive(Debug)]
+pub struct Relay {
+    /// Database.
+    pub pool: PgPool,
+    /// Publishes configuration events.
+    pub publisher: Publisher,
+    /// Opens sealed keys.
+    pub keys: KeyRing,
+    /// What it shows.
+    pub status: Arc<RwLock<RelayStatus>>,
+}
+
+/// The publisher of `config_events_exchange`: relay and full sync share it, so that what one process
+/// publishes keeps its order.
+pub fn publisher(
+    connector: Connector,
+    shutdown: CancellationToken,
+) -> (
+    Publisher,
+    impl Future<Output = anyhow::Result<()>> + Send + 'static,
+) {
+    Publisher::new(
+        connector,
+        "config events",
+        |channel| async move { declare_exchange(&channel, &specs::config_events()).await }.boxed(),
+        shutdown,
+    )
+}
+
+/// How long the relay may wait before it looks again.
+enum Next {
+    AtOnce,
+    Idle,
+}
+
+impl Relay {
+    /// Leads whenever it can, until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        while !shutdown.is_cancelled() {
+            let ended = tokio::select! {
+                () = shutdown.cancelled() => break,
+                ended = self.campaign() => ended,
+            };
+            if let Err(error) = ended {
+                let text = format!("{error:#}");
+                tracing::warn!(error = text, "relay interrupted");
+                self.status.write().last_error = Some(text);
+            }
+            self.status.write().leader = false;
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries to lead; returns when it does not, or no longer does.
+    async fn campaign(&self) -> anyhow::Result<()> {
+        let Some(leadership) = Leadership::acquire(&self.pool).await? else {
+            return Ok(());
+        };
+        let state = numbering::take_term(&self.pool).await?;
+        tracing::info!(term = state.term, sequence = state.sequence, "leading the relay");
+        *self.status.write() = RelayStatus {
+            leader: true,
+            term: state.term,
+            epoch: state.epoch,
+            sequence: state.sequence,
+            last_error: None,
+        };
+        let mut listener = PgListener::connect_with(&self.pool).await?;
+        listener.listen(WAKE_CHANNEL).await?;
+        let mut term = Term {
+            relay: self,
+            leadership,
+            listener,
+            published: None,
+            term: state.term,
+            last_work: Instant::now(),
+            last_bookmark: None,
+            last_coalesce: Instant::now(),
+            asleep: false,
+        };
+        term.lead().await
+    }
+}
+
+/// One term as leader.
+struct Term<'a> {
+    relay: &'a Relay,
+    leadership: Leadership,
+    listener: PgListener,
+    /// What has been published and confirmed; `None` while rows of a former term may be left over.
+    published: Option<RelayState>,
+    term: i64,
+    last_work: Instant,
+    last_bookmark: Option<Instant>,
+    last_coalesce: Instant,
+    asleep: bool,
+}
+
+impl Term<'_> {
+    async fn lead(&mut self) -> anyhow::Result<()> {
+        loop {
+            self.leadership.check().await?;
+            if !self.relay.publisher.state().connected {
+                self.wait_for_broker().await?;
+                continue;
+            }
+            let next = if self.published.is_none() {
+                self.replay().await?
+            } else {
+                self.relay_batch().await?
+            };
+            self.bookmark().await;
+            if matches!(next, Next::Idle) {
+                self.rest().await?;
+            }
+        }
+    }
+
+    /// Publishes what was numbered but not known to be confirmed.
+    async fn replay(&mut self) -> anyhow::Result<Next> {
+        let rows = numbering::numbered(&self.relay.pool, BATCH).await?;
+        if rows.is_empty() {
+            self.published = Some(numbering::state(&self.relay.pool).await?);
+            return Ok(Next::AtOnce);
+        }
+        metrics::republished(rows.len());
+        publish::publish(self.relay, &rows).await?;
+        Ok(Next::AtOnce)
+    }
+
+    async fn relay_batch(&mut self) -> anyhow::Result<Next> {
+        let Some(batch) = numbering::number(&self.relay.pool, self.term, BATCH).await? else {
+            return Ok(Next::Idle);
+        };
+        self.asleep = false;
+        self.last_work = Instant::now();
+        self.published = None;
+        publish::publish(self.relay, &batch.rows).await?;
+        let mut status = self.relay.status.write();
+        status.epoch = batch.state.epoch;
+        status.sequence = batch.state.sequence;
+        self.published = Some(batch.state);
+        Ok(Next::AtOnce)
+    }
+
+    /// Tells replicas what the users amount to, once a second; a lost bookmark is followed by another.
+    async fn bookmark(&mut self) {
+        let due = self
+            .last_bookmark
+            .is_none_or(|at| at.elapsed() >= BOOKMARK_EVERY);
+        if let (true, Some(state)) = (due, &self.published) {
+            self.last_bookmark = Some(Instant::now());
+            publish::bookmark(self.relay, state).await;
+        }
+    }
+
+    /// Waits for rows: by polling while there was work lately, then by notification.
+    async fn rest(&mut self) -> anyhow::Result<()> {
+        if self.last_work.elapsed() < SLEEP_AFTER {
+            tokio::time::sleep(POLL).await;
+            return Ok(());
+        }
+        if !self.asleep {
+            // Look once more after this is visible: a row that came in between was not notified.
+            numbering::set_sleeping(&self.relay.pool).await?;
+            self.asleep = true;
+            return Ok(());
+        }
+        tokio::select! {
+            woken = self.listener.recv() => {
+                woken.context("the notification connection is lost")?;
+            }
+            () = tokio::time::sleep(SLEEPING_POLL) => {}
+        }
+        Ok(())
+    }
+
+    /// Without a broker the backlog must not grow with every change, only with every changed user.
+    async fn wait_for_broker(&mut self) -> anyhow::Result<()> {
+        self.published = None;
+        if self.last_coalesce.elapsed() >= COALESCE_EVERY {
+            self.last_coalesce = Instant::now();
+            let removed = numbering::coalesce(&self.relay.pool, self.term).await?;
+            if removed > 0 {
+                tracing::info!(removed, "superseded changes removed from the outbox");
+            }
+        }
+        tokio::time::sleep(SLEEPING_POLL).await;
+        Ok(())
+    }
+}
+
+/// Brings the gauges up to date.
+pub async fn on_scrape(pool: &PgPool, status: &RwLock<RelayStatus>) -> anyhow::Result<()> {
+    metrics::LEADER.set(i64::from(status.read().leader));
+    metrics::read_outbox(pool).await
+}

@@ -1,0 +1,304 @@
+//! Gives outbox rows their numbers, and keeps count and digest of the users with them.
+
+use std::collections::HashMap;
+
+use anyhow::Context;
+use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
+use wire_contract::{Position, UserSetDigest};
+
+use crate::wire_image::WireImage;
+
+/// The relay's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayState {
+    /// Whose turn it is.
+    pub term: i64,
+    /// Epoch of the numbers.
+    pub epoch: i64,
+    /// Last number given.
+    pub sequence: i64,
+    /// Users after that number.
+    pub user_count: i64,
+    /// Their digest.
+    pub digest: UserSetDigest,
+}
+
+/// A row of the outbox.
+#[derive(Clone, sqlx::FromRow)]
+pub struct OutboxRow {
+    /// Grows in the order of the changes of one user.
+    pub id: i64,
+    /// Epoch of the number; 0 before it has one.
+    pub epoch: i64,
+    /// Number; 0 before it has one.
+    pub sequence: i64,
+    /// The user.
+    pub user_id: i64,
+    /// Version of the change.
+    pub version: i64,
+    /// The user before; `None` if it was created.
+    pub old_image: Option<Json<WireImage>>,
+    /// The user after; `None` if it was deleted.
+    pub new_image: Option<Json<WireImage>>,
+    /// W3C trace context of whoever made the change.
+    pub traceparent: Option<String>,
+    /// W3C trace context of whoever made the change.
+    pub tracestate: Option<String>,
+    /// When the change was made.
+    pub occurred_at: OffsetDateTime,
+}
+
+/// What numbering does with a batch.
+pub struct Batch {
+    /// Rows in the order of their numbers.
+    pub rows: Vec<OutboxRow>,
+    /// Rows of users that have a newer one.
+    pub superseded: Vec<i64>,
+    /// The relay's row after the batch.
+    pub state: RelayState,
+}
+
+/// Another leader has taken over.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("fenced: another relay leads in term {term}")]
+pub struct Fenced {
+    /// Its term.
+    pub term: i64,
+}
+
+/// Decides: of each user the newest row gets a number and stands for all; count and digest follow.
+/// `rows` are in the order of their ids.
+pub fn plan(rows: Vec<OutboxRow>, mut state: RelayState) -> anyhow::Result<Batch> {
+    let mut newest: HashMap<i64, OutboxRow> = HashMap::with_capacity(rows.len());
+    let mut superseded = Vec::new();
+    for mut row in rows {
+        if let Some(older) = newest.remove(&row.user_id) {
+            row.old_image = older.old_image;
+            superseded.push(older.id);
+        }
+        newest.insert(row.user_id, row);
+    }
+    let mut rows: Vec<OutboxRow> = newest.into_values().collect();
+    rows.sort_unstable_by_key(|row| row.id);
+    for row in &mut rows {
+        state.sequence += 1;
+        row.epoch = state.epoch;
+        row.sequence = state.sequence;
+        if let Some(Json(old)) = &row.old_image {
+            state.digest -= old.digest()?;
+            state.user_count -= 1;
+        }
+        if let Some(Json(new)) = &row.new_image {
+            state.digest += new.digest()?;
+            state.user_count += 1;
+        }
+    }
+    Ok(Batch {
+        rows,
+        superseded,
+        state,
+    })
+}
+
+/// Begins a term: whoever numbered before is fenced.
+pub async fn take_term(pool: &PgPool) -> anyhow::Result<RelayState> {
+    let row: StateRow = sqlx::query_as(
+        "UPDATE relay_state SET term = term + 1
+         RETURNING term, epoch, sequence, user_count, digest",
+    )
+    .fetch_one(pool)
+    .await
+    .context("cannot take the relay's term")?;
+    row.try_into()
+}
+
+/// The relay's row as it is.
+pub async fn state(pool: &PgPool) -> anyhow::Result<RelayState> {
+    let row: StateRow =
+        sqlx::query_as("SELECT term, epoch, sequence, user_count, digest FROM relay_state")
+            .fetch_one(pool)
+            .await
+            .context("cannot read the relay's state")?;
+    row.try_into()
+}
+
+/// The position of the stream, as the given transaction sees it.
+pub async fn position(connection: &mut PgConnection) -> sqlx::Result<Position> {
+    let (epoch, sequence) = sqlx::query_as("SELECT epoch, sequence FROM relay_state")
+        .fetch_one(connection)
+        .await?;
+    Ok(Position { epoch, sequence })
+}
+
+/// Numbers up to `limit` rows; `None` when there are none.
+///
+/// # Errors
+/// [`Fenced`] when `term` is over.
+pub async fn number(
+    pool: &PgPool,
+    term: i64,
+    limit: i64,
+) -> anyhow::Result<Option<Batch>> {
+    // A look without a lock first: an idle relay looks often and must not write.
+    let any: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM outbox WHERE sequence IS NULL)")
+            .fetch_one(pool)
+            .await
+            .context("cannot look into the outbox")?;
+    if !any {
+        return Ok(None);
+    }
+    let mut transaction = pool.begin().await.context("cannot begin numbering")?;
+    let state = lock_state(&mut transaction, term).await?;
+    let rows: Vec<OutboxRow> = sqlx::query_as(
+        "SELECT id, 0::bigint AS epoch, 0::bigint AS sequence, user_id, version, old_image, new_image,
+                traceparent, tracestate, occurred_at
+         FROM outbox WHERE sequence IS NULL ORDER BY id LIMIT $1",
+    )
+    .bind(limit)
+    .fetch_all(&mut *transaction)
+    .await
+    .context("cannot read the outbox")?;
+    let batch = plan(rows, state)?;
+    store(&mut transaction, &batch).await?;
+    transaction.commit().await.context("cannot commit numbers")?;
+    Ok(Some(batch))
+}
+
+/// Two leaders, one of them a zombie, take turns here; the term tells which may go on.
+async fn lock_state(transaction: &mut PgConnection, term: i64) -> anyhow::Result<RelayState> {
+    let row: StateRow = sqlx::query_as(
+        "SELECT term, epoch, sequence, user_count, digest FROM relay_state FOR UPDATE",
+    )
+    .fetch_one(transaction)
+    .await
+    .context("cannot lock the relay's state")?;
+    anyhow::ensure!(row.term == term, Fenced { term: row.term });
+    row.try_into()
+}
+
+async fn store(transaction: &mut PgConnection, batch: &Batch) -> anyhow::Result<()> {
+    if !batch.superseded.is_empty() {
+        sqlx::query("DELETE FROM outbox WHERE id = ANY($1)")
+            .bind(&batch.superseded)
+            .execute(&mut *transaction)
+            .await
+            .context("cannot delete superseded rows")?;
+    }
+    let (ids, sequences): (Vec<i64>, Vec<i64>) =
+        batch.rows.iter().map(|row| (row.id, row.sequence)).unzip();
+    sqlx::query(
+        "UPDATE outbox SET epoch = $3, sequence = numbered.sequence
+         FROM unnest($1::bigint[], $2::bigint[]) AS numbered (id, sequence)
+         WHERE outbox.id = numbered.id",
+    )
+    .bind(&ids)
+    .bind(&sequences)
+    .bind(batch.state.epoch)
+    .execute(&mut *transaction)
+    .await
+    .context("cannot store numbers")?;
+    sqlx::query(
+        "UPDATE relay_state SET sequence = $1, user_count = $2, digest = $3, sleeping = false",
+    )
+    .bind(batch.state.sequence)
+    .bind(batch.state.user_count)
+    .bind(batch.state.digest.to_bytes().as_slice())
+    .execute(transaction)
+    .await
+    .context("cannot store the relay's state")?;
+    Ok(())
+}
+
+/// Rows that have a number, in its order.
+pub async fn numbered(pool: &PgPool, limit: i64) -> anyhow::Result<Vec<OutboxRow>> {
+    sqlx::query_as(
+        "SELECT id, epoch, sequence, user_id, version, old_image, new_image,
+                traceparent, tracestate, occurred_at
+         FROM outbox WHERE sequence IS NOT NULL ORDER BY epoch, sequence LIMIT $1",
+    )
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+    .context("cannot read numbered rows")
+}
+
+/// Removes rows that the broker has confirmed.
+pub async fn delete(pool: &PgPool, ids: &[i64]) -> anyhow::Result<()> {
+    sqlx::query("DELETE FROM outbox WHERE id = ANY($1)")
+        .bind(ids)
+        .execute(pool)
+        .await
+        .context("cannot delete published rows")?;
+    Ok(())
+}
+
+/// Tells the trigger to notify from now on.
+pub async fn set_sleeping(pool: &PgPool) -> anyhow::Result<()> {
+    sqlx::query("UPDATE relay_state SET sleeping = true WHERE NOT sleeping")
+        .execute(pool)
+        .await
+        .context("cannot tell that the relay sleeps")?;
+    Ok(())
+}
+
+/// Leaves one unnumbered row of each user: the newest, with the oldest's `old_image`, and its `txid`, by
+/// which a snapshot tells whether all it has seen is numbered. Returns how many were removed.
+pub async fn coalesce(pool: &PgPool, term: i64) -> anyhow::Result<u64> {
+    let mut transaction = pool.begin().await.context("cannot begin coalescing")?;
+    lock_state(&mut transaction, term).await?;
+    let kept: Vec<i64> = sqlx::query_scalar(
+        "WITH ranked AS (
+             SELECT id,
+                    first_value(old_image) OVER oldest AS first_image,
+                    first_value(txid) OVER oldest AS first_txid,
+                    row_number() OVER (PARTITION BY user_id ORDER BY id DESC) AS age,
+                    count(*) OVER (PARTITION BY user_id) AS rows
+             FROM outbox WHERE sequence IS NULL
+             WINDOW oldest AS (PARTITION BY user_id ORDER BY id)
+         ), removed AS (
+             DELETE FROM outbox USING ranked WHERE outbox.id = ranked.id AND age > 1
+         )
+         UPDATE outbox SET old_image = first_image, txid = first_txid
+         FROM ranked WHERE outbox.id = ranked.id AND age = 1 AND rows > 1
+         RETURNING rows - 1 AS removed",
+    )
+    .fetch_all(&mut *transaction)
+    .await
+    .context("cannot coalesce the outbox")?;
+    transaction.commit().await.context("cannot commit coalescing")?;
+    Ok(kept.into_iter().map(i64::unsigned_abs).sum())
+}
+
+#[derive(sqlx::FromRow)]
+struct StateRow {
+    term: i64,
+    epoch: i64,
+    sequence: i64,
+    user_count: i64,
+    digest: Vec<u8>,
+}
+
+impl TryFrom<StateRow> for RelayState {
+    type Error = anyhow::Error;
+
+    fn try_from(row: StateRow) -> anyhow::Result<Self> {
+        let digest = row
+            .digest
+            .try_into()
+            .map_err(|_| anyhow::anyhow!("relay_state.digest is not 16 bytes"))?;
+        Ok(Self {
+            term: row.term,
+            epoch: row.epoch,
+            sequence: row.sequence,
+            user_count: row.user_count,
+            digest: UserSetDigest::from_bytes(digest),
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "numbering_tests.rs"]
+mod tests;

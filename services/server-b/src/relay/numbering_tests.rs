@@ -1,0 +1,97 @@
+use super::*;
+
+fn image(user_id: i64, version: i64) -> Option<Json<WireImage>> {
+    Some(Json(WireImage {
+        user_id,
+        username: format!("user-{user_id}"),
+        is_active: true,
+        daily_quota: 1,
+        version,
+        keys: vec![],
+    }))
+}
+
+fn row(
+    id: i64,
+    user_id: i64,
+    old: Option<Json<WireImage>>,
+    new: Option<Json<WireImage>>,
+) -> OutboxRow {
+    OutboxRow {
+        id,
+        epoch: 0,
+        sequence: 0,
+        user_id,
+        version: id,
+        old_image: old,
+        new_image: new,
+        traceparent: None,
+        tracestate: None,
+        occurred_at: OffsetDateTime::UNIX_EPOCH,
+    }
+}
+
+fn empty() -> RelayState {
+    RelayState {
+        term: 1,
+        epoch: 1,
+        sequence: 10,
+        user_count: 0,
+        digest: UserSetDigest::default(),
+    }
+}
+
+#[test]
+fn numbers_are_contiguous_in_the_order_of_the_rows() {
+    let rows = vec![
+        row(4, 1, None, image(1, 4)),
+        row(7, 2, None, image(2, 7)),
+        row(9, 3, None, image(3, 9)),
+    ];
+    let batch = plan(rows, empty()).expect("plan");
+    let numbers: Vec<_> = batch.rows.iter().map(|row| (row.id, row.sequence)).collect();
+    assert_eq!(numbers, [(4, 11), (7, 12), (9, 13)]);
+    assert_eq!(batch.state.sequence, 13);
+}
+
+#[test]
+fn of_each_user_only_the_newest_change_gets_a_number() {
+    let rows = vec![
+        row(1, 1, None, image(1, 1)),
+        row(2, 2, None, image(2, 2)),
+        row(3, 1, image(1, 1), image(1, 3)),
+    ];
+    let batch = plan(rows, empty()).expect("plan");
+    assert_eq!(batch.superseded, [1]);
+    let numbers: Vec<_> = batch.rows.iter().map(|row| (row.id, row.sequence)).collect();
+    assert_eq!(numbers, [(2, 11), (3, 12)]);
+    assert!(batch.rows[1].old_image.is_none(), "it stands for the creation, too");
+}
+
+#[test]
+fn count_and_digest_follow_what_the_users_amount_to() {
+    let created = plan(vec![row(1, 1, None, image(1, 1)), row(2, 2, None, image(2, 2))], empty())
+        .expect("plan")
+        .state;
+    assert_eq!(created.user_count, 2);
+    let left = plan(vec![row(3, 1, image(1, 1), None)], created)
+        .expect("plan")
+        .state;
+    assert_eq!(left.user_count, 1);
+    let only_second = plan(vec![row(2, 2, None, image(2, 2))], empty())
+        .expect("plan")
+        .state;
+    assert_eq!(left.digest, only_second.digest);
+}
+
+#[test]
+fn a_user_created_and_deleted_in_one_batch_leaves_no_trace_in_the_digest() {
+    let rows = vec![
+        row(1, 1, None, image(1, 1)),
+        row(2, 1, image(1, 1), None),
+    ];
+    let batch = plan(rows, empty()).expect("plan");
+    assert_eq!(batch.state.user_count, 0);
+    assert_eq!(batch.state.digest, UserSetDigest::default());
+    assert_eq!(batch.rows.len(), 1, "the deletion is told all the same");
+}

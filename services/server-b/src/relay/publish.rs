@@ -1,0 +1,104 @@
+//! Publishes numbered rows and deletes them as far as the broker has confirmed them without a hole.
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use service_runtime::amqp::{Message, PublishError};
+use service_runtime::trace::TraceContext;
+use sqlx::types::Json;
+use wire_contract::{
+    Bookmark, CONFIG_EVENTS_EXCHANGE, ConfigEvent, DIGEST_VERSION, Position, UserDeleted,
+    UserUpdated,
+};
+
+use super::numbering::{self, OutboxRow, RelayState};
+use super::{Relay, metrics};
+use crate::wire_image::KeyForm;
+
+/// Publishes in order with pipelined confirms.
+///
+/// # Errors
+/// When not all were confirmed: what was, up to the first that was not, is deleted all the same.
+pub(super) async fn publish(relay: &Relay, rows: &[OutboxRow]) -> anyhow::Result<()> {
+    let mut confirms: FuturesOrdered<_> = rows
+        .iter()
+        .map(|row| Ok(relay.publisher.publish(message(relay, row)?)))
+        .collect::<anyhow::Result<_>>()?;
+    let mut results = Vec::with_capacity(rows.len());
+    while let Some(result) = confirms.next().await {
+        results.push(result);
+    }
+    let confirmed = confirmed_prefix(&results);
+    let ids: Vec<i64> = rows[..confirmed].iter().map(|row| row.id).collect();
+    metrics::published(confirmed, rows.len() - confirmed);
+    numbering::delete(&relay.pool, &ids).await?;
+    match results.get(confirmed) {
+        Some(Err(error)) => Err(*error).context("configuration events were not confirmed"),
+        _ => Ok(()),
+    }
+}
+
+/// How many, from the first, were confirmed without a hole: a row behind a hole must stay, or a replica
+/// would see a gap after a crash.
+#[must_use]
+fn confirmed_prefix(results: &[Result<(), PublishError>]) -> usize {
+    results.iter().take_while(|result| result.is_ok()).count()
+}
+
+fn message(relay: &Relay, row: &OutboxRow) -> anyhow::Result<Message> {
+    let form = KeyForm::Opened(&relay.keys);
+    let event = match (&row.new_image, &row.old_image) {
+        (Some(Json(user)), _) => ConfigEvent::UserUpdated(UserUpdated {
+            user: user.record(form)?,
+            epoch: row.epoch,
+            sequence: Some(row.sequence),
+            sync_id: None,
+            as_of: None,
+            occurred_at: row.occurred_at,
+        }),
+        (None, old) => ConfigEvent::UserDeleted(UserDeleted {
+            user_id: row.user_id,
+            api_key: old.as_ref().and_then(|Json(user)| user.api_key(form)),
+            version: row.version,
+            epoch: row.epoch,
+            sequence: row.sequence,
+            occurred_at: row.occurred_at,
+        }),
+    };
+    let mut message = Message::to_fanout(CONFIG_EVENTS_EXCHANGE, event.event_type(), event.encode());
+    message.trace = TraceContext {
+        traceparent: row.traceparent.clone(),
+        tracestate: row.tracestate.clone(),
+    };
+    Ok(message)
+}
+
+/// Tells what the users amount to at `state`. Not confirmed is not an error: another follows.
+pub(super) async fn bookmark(relay: &Relay, state: &RelayState) {
+    let event = ConfigEvent::Bookmark(Bookmark {
+        position: Position {
+            epoch: state.epoch,
+            sequence: state.sequence,
+        },
+        count: u64::try_from(state.user_count).unwrap_or(0),
+        digest: state.digest,
+        digest_version: DIGEST_VERSION,
+    });
+    let message = Message::to_fanout(CONFIG_EVENTS_EXCHANGE, event.event_type(), event.encode());
+    if let Err(error) = relay.publisher.publish(message).await {
+        tracing::debug!(%error, "bookmark not confirmed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_behind_the_first_unconfirmed_one_are_kept() {
+        let lost = Err(PublishError::Unconfirmed);
+        assert_eq!(confirmed_prefix(&[Ok(()), Ok(()), lost, Ok(())]), 2);
+        assert_eq!(confirmed_prefix(&[lost, Ok(())]), 0);
+        assert_eq!(confirmed_prefix(&[Ok(())]), 1);
+    }
+}

@@ -1,0 +1,373 @@
+//! `sms_outbound_queue` → `sms_messages`: a batch of deliveries is one statement, acked when it has
+//! committed. What can never become a row goes to the dead letters with its reason.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use futures_util::future::try_join_all;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
+use parking_lot::RwLock;
+use service_runtime::amqp::{
+    ConnectionState, Connector, Publisher, SessionError, dead_letter, declare_queue,
+    delivery_trace, event_type,
+};
+use service_runtime::trace::TraceContext;
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use wire_contract::{
+    DecodeError, SMS_OUTBOUND_DEAD, SMS_OUTBOUND_QUEUE, SmsEnvelope, decode_json, specs,
+};
+
+use super::metrics;
+use super::store::{self, InsertError, ReceivedSms};
+
+const SMS_SUBMITTED: &str = "sms.submitted";
+/// Begins this consumer's tags, as the broker's tools show them.
+const CONSUMER_TAG: &str = "server-b.sms";
+/// Two batches: one in the database, one on its way here.
+const PREFETCH: u16 = 1000;
+/// Rows of one statement at most.
+const BATCH: usize = 500;
+/// How long a batch waits to grow.
+const LINGER: Duration = Duration::from_millis(5);
+/// Longest trace header that is stored.
+const MAX_TRACE_HEADER: usize = 512;
+
+/// Consumes until `shutdown`, then settles the batch in hand. `wake` is notified when there are new
+/// rows; `publisher` takes the dead letters.
+///
+/// # Errors
+/// None: it connects again for ever.
+pub async fn run(
+    connector: Connector,
+    publisher: Publisher,
+    pool: PgPool,
+    state: Arc<RwLock<ConnectionState>>,
+    wake: Arc<Notify>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let intake = Intake {
+        publisher,
+        pool,
+        wake,
+        shutdown: shutdown.clone(),
+    };
+    connector
+        .supervise("consume SMS", &state, &shutdown, |connection| {
+            let intake = &intake;
+            async move {
+                let ended = intake.session(&connection).await;
+                // Whatever ended it: only the end of the connection returns what is not acked.
+                close(&connection).await;
+                ended
+            }
+        })
+        .await;
+    Ok(())
+}
+
+struct Intake {
+    publisher: Publisher,
+    pool: PgPool,
+    wake: Arc<Notify>,
+    shutdown: CancellationToken,
+}
+
+/// A delivery with the SMS that it carries.
+struct Readable {
+    delivery: Delivery,
+    sms: ReceivedSms,
+}
+
+/// A delivery that can never become a row.
+struct Poison {
+    delivery: Delivery,
+    reason: DeadReason,
+}
+
+/// Why; without contents, since it goes to the log.
+#[derive(Debug, thiserror::Error)]
+enum DeadReason {
+    #[error("the property `type` is not {SMS_SUBMITTED}")]
+    UnknownType,
+    #[error(transparent)]
+    Malformed(#[from] DecodeError),
+    #[error("refused by the database: SQLSTATE {sqlstate}")]
+    Refused { sqlstate: String },
+}
+
+impl DeadReason {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::UnknownType => "unknown_type",
+            Self::Malformed(_) => "malformed",
+            Self::Refused { .. } => "refused_by_database",
+        }
+    }
+}
+
+/// What the database did with a batch.
+enum Inserted {
+    Committed,
+    Refused { sqlstate: String },
+}
+
+impl Intake {
+    async fn session(&self, connection: &Connection) -> Result<(), SessionError> {
+        let channel = connection.create_channel().await?;
+        let mut consumer = subscribe(&channel).await?;
+        loop {
+            let batch = tokio::select! {
+                // A batch that is still growing goes back to the queue.
+                () = self.shutdown.cancelled() => return Ok(()),
+                batch = next_batch(&mut consumer) => batch?,
+            };
+            match self.settle(&channel, batch).await {
+                Ok(()) => {}
+                // Told to stop meanwhile, so not a failure: what is not acked returns to the queue.
+                Err(error) if self.shutdown.is_cancelled() => {
+                    tracing::info!(
+                        reason = format!("{error:#}"),
+                        "a batch of SMS was left in the queue"
+                    );
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Brings each delivery to its end: a committed row or a confirmed dead letter, and then the ack.
+    async fn settle(&self, channel: &Channel, deliveries: Vec<Delivery>) -> anyhow::Result<()> {
+        metrics::RECEIVED.inc_by(deliveries.len() as u64);
+        let (readable, mut poison) = sort(deliveries);
+        let (stored, refused) = self.store(channel, readable).await?;
+        poison.extend(refused);
+        if !stored.is_empty() {
+            self.wake.notify_one();
+        }
+        let open: Vec<u64> = poison.iter().map(|it| it.delivery.delivery_tag).collect();
+        for ack in acks(&stored, &open) {
+            let options = BasicAckOptions {
+                multiple: ack.multiple,
+            };
+            channel
+                .basic_ack(ack.tag, options)
+                .await
+                .context("cannot ack stored SMS")?;
+        }
+        // After the acks: what is good does not wait for what is bad.
+        try_join_all(poison.iter().map(|it| self.bury(it))).await?;
+        Ok(())
+    }
+
+    /// Inserts all that the database takes; returns the tags of what is stored, and what it refused.
+    async fn store(
+        &self,
+        channel: &Channel,
+        readable: Vec<Readable>,
+    ) -> anyhow::Result<(Vec<u64>, Vec<Poison>)> {
+        let (mut stored, mut refused) = (Vec::with_capacity(readable.len()), Vec::new());
+        let mut open = vec![readable];
+        while let Some(mut batch) = open.pop() {
+            match self.insert(channel, &batch).await? {
+                Inserted::Committed => {
+                    stored.extend(batch.iter().map(|it| it.delivery.delivery_tag));
+                }
+                // A row is at fault, and the database does not say which: halve until it is alone.
+                Inserted::Refused { .. } if batch.len() > 1 => {
+                    let second = batch.split_off(batch.len() / 2);
+                    open.extend([second, batch]);
+                }
+                Inserted::Refused { sqlstate } => {
+                    refused.extend(batch.into_iter().map(|it| Poison {
+                        delivery: it.delivery,
+                        reason: DeadReason::Refused {
+                            sqlstate: sqlstate.clone(),
+                        },
+                    }));
+                }
+            }
+        }
+        Ok((stored, refused))
+    }
+
+    /// Inserts a batch, trying again while the database is away.
+    ///
+    /// # Errors
+    /// If meanwhile the channel is lost or the process is to stop; the batch is then still the broker's.
+    async fn insert(&self, channel: &Channel, batch: &[Readable]) -> anyhow::Result<Inserted> {
+        if batch.is_empty() {
+            return Ok(Inserted::Committed);
+        }
+        let rows: Vec<&ReceivedSms> = batch.iter().map(|it| &it.sms).collect();
+        let mut pauses = store::pauses();
+        loop {
+            match store::insert(&self.pool, &rows).await {
+                Ok(new) => {
+                    metrics::STORED.inc_by(new);
+                    metrics::DUPLICATES.inc_by(batch.len() as u64 - new);
+                    return Ok(Inserted::Committed);
+                }
+                Err(InsertError::Content { sqlstate }) => {
+                    return Ok(Inserted::Refused { sqlstate });
+                }
+                Err(InsertError::Unavailable(error)) => {
+                    let error = error.to_string();
+                    tracing::warn!(error, count = batch.len(), "cannot store SMS, trying again");
+                }
+            }
+            let pause = tokio::time::sleep(pauses.next().unwrap_or_default());
+            tokio::select! {
+                () = self.shutdown.cancelled() => anyhow::bail!("stopping while the database is away"),
+                () = pause => {}
+            }
+            anyhow::ensure!(
+                channel.status().connected(),
+                "the channel was lost while the database was away"
+            );
+        }
+    }
+
+    async fn bury(&self, Poison { delivery, reason }: &Poison) -> anyhow::Result<()> {
+        dead_letter(
+            &self.publisher,
+            delivery,
+            SMS_OUTBOUND_QUEUE,
+            SMS_OUTBOUND_DEAD,
+            &reason.to_string(),
+        )
+        .await?;
+        metrics::DEAD_LETTERED
+            .with_label_values(&[reason.label()])
+            .inc();
+        Ok(())
+    }
+}
+
+async fn subscribe(channel: &Channel) -> anyhow::Result<Consumer> {
+    // First the place where poison goes: nothing is taken before it exists.
+    for queue in [specs::sms_outbound_dead(), specs::sms_outbound()] {
+        declare_queue(channel, &queue).await?;
+    }
+    channel
+        .basic_qos(PREFETCH, BasicQosOptions::default())
+        .await
+        .context("cannot set the prefetch")?;
+    let tag = format!("{CONSUMER_TAG}.{}", Uuid::now_v7().simple());
+    channel
+        .basic_consume(
+            SMS_OUTBOUND_QUEUE.into(),
+            tag.into(),
+            // Acked by hand, and not exclusive: other server Bs consume beside this one.
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .with_context(|| format!("cannot consume {SMS_OUTBOUND_QUEUE}"))
+}
+
+/// Waits for a delivery, then takes what else comes within [`LINGER`].
+async fn next_batch(consumer: &mut Consumer) -> anyhow::Result<Vec<Delivery>> {
+    let cancelled = || anyhow::anyhow!("the broker cancelled the consumer");
+    let mut batch = vec![consumer.next().await.ok_or_else(cancelled)??];
+    let mut linger = std::pin::pin!(tokio::time::sleep(LINGER));
+    while batch.len() < BATCH {
+        tokio::select! {
+            biased;
+            next = consumer.next() => batch.push(next.ok_or_else(cancelled)??),
+            () = &mut linger => break,
+        }
+    }
+    Ok(batch)
+}
+
+fn sort(deliveries: Vec<Delivery>) -> (Vec<Readable>, Vec<Poison>) {
+    let now = OffsetDateTime::now_utc();
+    let (mut readable, mut poison) = (Vec::with_capacity(deliveries.len()), Vec::new());
+    for delivery in deliveries {
+        match read(&delivery) {
+            Ok(sms) => {
+                let age = now - sms.envelope.submitted_at;
+                // The clocks of A and B may differ by more than the queue takes.
+                metrics::QUEUE_AGE.observe(age.as_seconds_f64().max(0.0));
+                readable.push(Readable { delivery, sms });
+            }
+            Err(reason) => poison.push(Poison { delivery, reason }),
+        }
+    }
+    (readable, poison)
+}
+
+fn read(delivery: &Delivery) -> Result<ReceivedSms, DeadReason> {
+    if event_type(delivery) != SMS_SUBMITTED {
+        return Err(DeadReason::UnknownType);
+    }
+    let envelope: SmsEnvelope = decode_json(SMS_SUBMITTED, &delivery.data)?;
+    let property = delivery.properties.message_id().as_ref();
+    let named = property.and_then(|id| Uuid::try_parse(id.as_str()).ok());
+    if named != Some(envelope.message_id) {
+        tracing::debug!(message_id = %envelope.message_id, "the AMQP message_id is not the SMS's own, which counts");
+    }
+    let TraceContext {
+        traceparent,
+        tracestate,
+    } = delivery_trace(delivery);
+    Ok(ReceivedSms {
+        envelope,
+        trace: TraceContext {
+            traceparent: traceparent.filter(|text| storable(text)),
+            tracestate: tracestate.filter(|text| storable(text)),
+        },
+    })
+}
+
+/// A broken trace header must not cost the SMS.
+fn storable(header: &str) -> bool {
+    header.len() <= MAX_TRACE_HEADER && header.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+/// An ack to send.
+#[derive(Debug, PartialEq, Eq)]
+struct Ack {
+    tag: u64,
+    /// Up to and including `tag`.
+    multiple: bool,
+}
+
+/// The fewest acks that cover `settled` and none of `open`; both ascend. One ack covers everything
+/// before the first that is open; the rest is acked one by one.
+fn acks(settled: &[u64], open: &[u64]) -> Vec<Ack> {
+    let first_open = open.iter().copied().min().unwrap_or(u64::MAX);
+    let (prefix, rest) = settled.split_at(settled.partition_point(|tag| *tag < first_open));
+    let prefix = prefix.last().map(|tag| Ack {
+        tag: *tag,
+        multiple: true,
+    });
+    let rest = rest.iter().map(|tag| Ack {
+        tag: *tag,
+        multiple: false,
+    });
+    prefix.into_iter().chain(rest).collect()
+}
+
+/// Says goodbye; an error is only worth a debug line, since the connection is over either way.
+async fn close(connection: &Connection) {
+    let goodbye = connection.close(200, "bye".into());
+    let closed = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
+    if !matches!(closed, Ok(Ok(()))) {
+        tracing::debug!("the connection was not closed in order");
+    }
+}
+
+#[cfg(test)]
+#[path = "consumer_tests.rs"]
+mod tests;

@@ -1,0 +1,241 @@
+//! The statements on `sms_messages`: each handles a batch, and each is a transaction of its own.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use service_runtime::trace::TraceContext;
+use sqlx::PgPool;
+use uuid::Uuid;
+use wire_contract::SmsEnvelope;
+
+use super::provider::OutboundSms;
+
+/// The longest pause between two tries of a statement.
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
+
+/// Endless pauses between the tries of a statement, while the database is away.
+pub fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(MAX_BACKOFF)
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+/// An SMS as it came from the queue.
+#[derive(Debug, Clone)]
+pub struct ReceivedSms {
+    pub envelope: SmsEnvelope,
+    /// Stored, so that the dispatch joins the sender's trace.
+    pub trace: TraceContext,
+}
+
+/// Why a batch was not inserted. Either way no row of it was.
+#[derive(Debug, thiserror::Error)]
+pub enum InsertError {
+    /// A row's content is at fault: it will be refused for ever. The code only: the database's text
+    /// may quote the content.
+    #[error("refused by the database: SQLSTATE {sqlstate}")]
+    Content { sqlstate: String },
+    /// The database or the way to it is at fault: the same batch may succeed later.
+    #[error(transparent)]
+    Unavailable(sqlx::Error),
+}
+
+impl From<sqlx::Error> for InsertError {
+    fn from(error: sqlx::Error) -> Self {
+        let sqlstate = error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
+        match sqlstate {
+            Some(code) if is_content_fault(&code) => Self::Content {
+                sqlstate: code.into_owned(),
+            },
+            _ => Self::Unavailable(error),
+        }
+    }
+}
+
+/// Classes 22 (data exception) and 23 (integrity constraint violation) of SQLSTATE.
+fn is_content_fault(sqlstate: &str) -> bool {
+    sqlstate.starts_with("22") || sqlstate.starts_with("23")
+}
+
+/// Inserts a batch, all or nothing; returns how many rows are new. A `message_id` that has a row
+/// already, or comes twice, counts as done.
+pub async fn insert(pool: &PgPool, batch: &[&ReceivedSms]) -> Result<u64, InsertError> {
+    fn column<'a, T>(batch: &[&'a ReceivedSms], value: impl Fn(&'a ReceivedSms) -> T) -> Vec<T> {
+        batch.iter().map(|sms| value(sms)).collect()
+    }
+    let inserted = sqlx::query(
+        "INSERT INTO sms_messages (
+             message_id, user_id, recipient, sender, body, encoding, segments, submitted_at,
+             admission_epoch, admission_sequence, admission_cache_age_ms, traceparent, tracestate)
+         SELECT * FROM unnest(
+             $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
+             -- Wider than the column: the insert's own cast refuses what does not fit.
+             $7::integer[],
+             $8::timestamptz[], $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::text[]
+         ) AS sms (message_id)
+         -- One order for all, so that two servers with the same redelivered SMS do not deadlock.
+         ORDER BY message_id
+         ON CONFLICT (message_id) DO NOTHING",
+    )
+    .bind(column(batch, |sms| sms.envelope.message_id))
+    .bind(column(batch, |sms| sms.envelope.user_id))
+    .bind(column(batch, |sms| sms.envelope.to.as_str()))
+    .bind(column(batch, |sms| sms.envelope.from.as_deref()))
+    .bind(column(batch, |sms| sms.envelope.body.as_str()))
+    .bind(column(batch, |sms| sms.envelope.encoding.as_str()))
+    .bind(column(batch, |sms| i32::from(sms.envelope.segments)))
+    .bind(column(batch, |sms| sms.envelope.submitted_at))
+    .bind(column(batch, |sms| sms.envelope.admission.epoch))
+    .bind(column(batch, |sms| sms.envelope.admission.sequence))
+    .bind(column(batch, |sms| {
+        i64::try_from(sms.envelope.admission.cache_age_ms).unwrap_or(i64::MAX)
+    }))
+    .bind(column(batch, |sms| sms.trace.traceparent.as_deref()))
+    .bind(column(batch, |sms| sms.trace.tracestate.as_deref()))
+    .execute(pool)
+    .await?;
+    Ok(inserted.rows_affected())
+}
+
+/// A row that was taken for dispatch.
+#[derive(Debug, sqlx::FromRow)]
+pub struct ClaimedSms {
+    #[sqlx(flatten)]
+    pub sms: OutboundSms,
+    /// Times that it was claimed, this one included. Also the fence: see [`finish`].
+    pub attempts: i32,
+    /// Rejected at once: the user is gone or inactive.
+    pub rejected: bool,
+    pub traceparent: Option<String>,
+    pub tracestate: Option<String>,
+}
+
+/// Rows that one [`claim`] takes at most.
+pub const CLAIM_LIMIT: usize = 256;
+
+const CLAIM: &str = "
+    WITH due AS MATERIALIZED (
+        SELECT message_id, user_id FROM sms_messages
+        -- `sending` and due: whoever claimed it did not come back within the lease.
+        WHERE status IN ('queued', 'sending') AND next_attempt_at <= now()
+        -- The longest due first, and nothing that another worker is claiming right now.
+        ORDER BY next_attempt_at
+        -- A literal: of a parameter the planner thinks that it may be a tenth of the backlog, and
+        -- then reads the whole table for the join below.
+        LIMIT 256
+        FOR UPDATE SKIP LOCKED
+    ), checked AS (
+        -- The cache of server A may have been behind: what counts are the users of this moment.
+        SELECT due.message_id,
+               CASE WHEN users.user_id IS NULL THEN 'user_deleted'
+                    WHEN NOT users.is_active THEN 'user_inactive' END AS refusal
+        FROM due LEFT JOIN users USING (user_id)
+    )
+    UPDATE sms_messages AS sms
+    SET status = CASE WHEN refusal IS NULL THEN 'sending' ELSE 'rejected' END,
+        status_changed_at = now(),
+        error_code = refusal,
+        attempts = sms.attempts + 1,
+        -- No other worker takes it before the lease has run out.
+        next_attempt_at = now() + make_interval(secs => $1)
+    FROM checked
+    WHERE sms.message_id = checked.message_id
+    RETURNING sms.message_id, sms.user_id, sms.recipient, sms.sender, sms.body, sms.encoding,
+              sms.segments, sms.attempts, refusal IS NOT NULL AS rejected,
+              sms.traceparent, sms.tracestate";
+
+/// Takes due rows: those whose user may still send are held until `lease` has passed, the others are
+/// rejected for good.
+pub async fn claim(pool: &PgPool, lease: Duration) -> sqlx::Result<Vec<ClaimedSms>> {
+    sqlx::query_as(CLAIM)
+        .bind(lease.as_secs_f64())
+        .fetch_all(pool)
+        .await
+}
+
+/// What to store of one hand-over.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    pub message_id: Uuid,
+    /// [`ClaimedSms::attempts`] of the claim that it belongs to.
+    pub attempts: i32,
+    /// `sent`, `failed`, or `queued` for another try.
+    pub status: &'static str,
+    /// Who was asked, if anyone was.
+    pub provider: Option<&'static str>,
+    pub provider_message_id: Option<String>,
+    pub error_code: Option<&'static str>,
+    /// When the next try is due, from now.
+    pub retry_after: Duration,
+}
+
+/// Stores outcomes. Rows that another worker has claimed since, because the lease ran out, are left to
+/// it: the result tells how many were stored.
+pub async fn finish(pool: &PgPool, outcomes: &[Outcome]) -> sqlx::Result<u64> {
+    fn column<'a, T>(outcomes: &'a [Outcome], value: impl Fn(&'a Outcome) -> T) -> Vec<T> {
+        outcomes.iter().map(value).collect()
+    }
+    let stored = sqlx::query(
+        "UPDATE sms_messages AS sms
+         SET status = outcome.status,
+             status_changed_at = now(),
+             provider = coalesce(outcome.provider, sms.provider),
+             provider_message_id = outcome.provider_message_id,
+             error_code = outcome.error_code,
+             next_attempt_at = now() + make_interval(secs => outcome.retry_after)
+         FROM unnest(
+             $1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::text[], $7::float8[]
+         ) AS outcome (message_id, attempts, status, provider, provider_message_id, error_code,
+                       retry_after)
+         -- Each claim counts one attempt more: an older claim's outcome finds no row.
+         WHERE sms.message_id = outcome.message_id
+           AND sms.status = 'sending' AND sms.attempts = outcome.attempts",
+    )
+    .bind(column(outcomes, |outcome| outcome.message_id))
+    .bind(column(outcomes, |outcome| outcome.attempts))
+    .bind(column(outcomes, |outcome| outcome.status))
+    .bind(column(outcomes, |outcome| outcome.provider))
+    .bind(column(outcomes, |outcome| {
+        outcome.provider_message_id.as_deref()
+    }))
+    .bind(column(outcomes, |outcome| outcome.error_code))
+    .bind(column(outcomes, |outcome| {
+        outcome.retry_after.as_secs_f64()
+    }))
+    .execute(pool)
+    .await?;
+    Ok(stored.rows_affected())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_claim_takes_as_many_rows_as_its_limit_says() {
+        assert!(CLAIM.contains(&format!("LIMIT {CLAIM_LIMIT}\n")));
+    }
+
+    #[test]
+    fn only_data_exceptions_and_constraint_violations_are_blamed_on_the_content() {
+        // A NUL in a text, a number out of range, a check constraint.
+        for sqlstate in ["22021", "22003", "23514"] {
+            assert!(is_content_fault(sqlstate), "{sqlstate}");
+        }
+        // Deadlock, read-only after a failover, missing table, disk full, shutdown.
+        for sqlstate in ["40P01", "25006", "42P01", "53100", "57P01"] {
+            assert!(!is_content_fault(sqlstate), "{sqlstate}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_connection_is_not_blamed_on_the_content() {
+        let error = InsertError::from(sqlx::Error::PoolTimedOut);
+        assert!(matches!(error, InsertError::Unavailable(_)), "{error}");
+    }
+}

@@ -1,0 +1,97 @@
+//! Reads every user in one transaction.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::TryStreamExt;
+use sqlx::{Connection, PgConnection, PgPool};
+use wire_contract::{Position, UserSetDigest};
+
+use crate::relay::numbering;
+use crate::wire_image::{ALL_USERS, UserRow, WireImage};
+
+/// How long the relay may take to number what a read has seen; it takes milliseconds while it runs.
+const NUMBERED_WITHIN: Duration = Duration::from_secs(60);
+const NUMBERED_POLL: Duration = Duration::from_millis(5);
+
+/// What a read saw.
+#[derive(Debug, Clone)]
+pub struct UsersRead {
+    /// Position of the stream.
+    pub position: Position,
+    /// Users read.
+    pub count: u64,
+    /// Their digest.
+    pub digest: UserSetDigest,
+    /// PostgreSQL's snapshot: tells which outbox rows the read has seen.
+    snapshot: String,
+}
+
+/// Hands every user, with the position, to `take`, all as of one moment. The transaction ends before this returns: nothing is
+/// sent to anyone while it is open.
+pub async fn all_users(
+    pool: &PgPool,
+    mut take: impl FnMut(Position, WireImage) -> anyhow::Result<()>,
+) -> anyhow::Result<UsersRead> {
+    // A connection of its own: a read of a million rows must not take one of the pool's for so long.
+    let mut connection = PgConnection::connect_with(&pool.connect_options())
+        .await
+        .context("cannot connect to the database")?;
+    let mut transaction = connection
+        .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .await
+        .context("cannot begin a snapshot")?;
+    let position = numbering::position(&mut transaction)
+        .await
+        .context("cannot read the stream's position")?;
+    let snapshot: String = sqlx::query_scalar("SELECT pg_current_snapshot()::text")
+        .fetch_one(&mut *transaction)
+        .await
+        .context("cannot read the transaction's snapshot")?;
+    let mut count = 0;
+    let mut digest = UserSetDigest::default();
+    let mut rows = sqlx::query_as::<_, UserRow>(ALL_USERS).fetch(&mut *transaction);
+    while let Some(row) = rows.try_next().await.context("cannot read the users")? {
+        let user = WireImage::try_from(row)?;
+        digest += user.digest()?;
+        count += 1;
+        take(position, user)?;
+    }
+    drop(rows);
+    transaction.commit().await.context("cannot end a snapshot")?;
+    Ok(UsersRead {
+        position,
+        count,
+        digest,
+        snapshot,
+    })
+}
+
+impl UsersRead {
+    /// Waits until every change that the read has seen is numbered; the number by then.
+    ///
+    /// # Errors
+    /// When no relay numbers them in time.
+    pub async fn comparable_from(&self, pool: &PgPool) -> anyhow::Result<i64> {
+        let numbered = async {
+            loop {
+                let (pending, sequence): (bool, i64) = sqlx::query_as(
+                    "SELECT EXISTS (SELECT FROM outbox WHERE sequence IS NULL
+                                    AND pg_visible_in_snapshot(txid, $1::text::pg_snapshot)),
+                            (SELECT sequence FROM relay_state)",
+                )
+                .bind(&self.snapshot)
+                .fetch_one(pool)
+                .await
+                .context("cannot look into the outbox")?;
+                if !pending {
+                    return Ok(sequence);
+                }
+                tokio::time::sleep(NUMBERED_POLL).await;
+            }
+        };
+        tokio::time::timeout(NUMBERED_WITHIN, numbered)
+            .await
+            .context("no relay numbers the changes that the snapshot has seen")?
+    }
+}

@@ -1,0 +1,351 @@
+//! One round of snapshots: start, read, send on credit, end.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use service_runtime::amqp::{Message, Publisher};
+use sqlx::PgPool;
+use tempfile::NamedTempFile;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+use uuid::Uuid;
+use wire_contract::{
+    ConfigEvent, DIGEST_VERSION, Position, SnapshotChunk, SnapshotCompleted, SnapshotRequest,
+    SnapshotStarted, UserRecord,
+};
+
+use super::Credits;
+use super::read::{self, UsersRead};
+use crate::wire_image::KeyForm;
+
+/// Users in a chunk: some 100 KB, and a lock on the replica's cache of well under a millisecond.
+const CHUNK_USERS: usize = 500;
+/// Chunks sent beyond what the replica has acknowledged: a revocation waits behind these at most.
+const WINDOW: u32 = 16;
+/// A replica that acknowledges nothing for so long is left to ask again.
+const CREDIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a round needs.
+pub(super) struct Round {
+    pub pool: PgPool,
+    pub publisher: Publisher,
+    pub credits: Credits,
+    pub credit_queue: String,
+    pub requests: Vec<SnapshotRequest>,
+    pub permits: Arc<Semaphore>,
+}
+
+/// Serves a round; what goes wrong is logged, and the replicas ask again.
+pub(super) async fn round(round: Round) {
+    let Ok(_permit) = round.permits.acquire().await else {
+        return;
+    };
+    let snapshot_id = Uuid::now_v7();
+    let started = Instant::now();
+    let replicas = start(&round, snapshot_id).await;
+    if replicas.is_empty() {
+        return;
+    }
+    let (spool, users) = match spool(&round.pool, snapshot_id).await {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), %snapshot_id, "snapshot not read");
+            return;
+        }
+    };
+    let shared = Shared {
+        pool: &round.pool,
+        publisher: &round.publisher,
+        snapshot_id,
+        spool: &spool,
+        users: &users,
+    };
+    let served = join_all(replicas.iter().map(|replica| shared.serve(replica))).await;
+    for (replica, outcome) in replicas.iter().zip(served) {
+        match outcome {
+            Ok(()) => tracing::info!(
+                %snapshot_id,
+                instance = replica.request.instance,
+                cause = ?replica.request.cause,
+                users = users.count,
+                seconds = started.elapsed().as_secs_f64(),
+                "snapshot sent"
+            ),
+            Err(error) => tracing::warn!(
+                %snapshot_id,
+                instance = replica.request.instance,
+                error = format!("{error:#}"),
+                "snapshot not sent"
+            ),
+        }
+    }
+}
+
+/// A replica of the round.
+struct Replica {
+    request: SnapshotRequest,
+    acknowledged: watch::Receiver<u32>,
+    _registration: Registration,
+}
+
+/// Takes the replica's credit off the table when it has been served.
+struct Registration {
+    credits: Credits,
+    key: (Uuid, String),
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.credits.lock().remove(&self.key);
+    }
+}
+
+/// Confirms `snapshot.started` in every queue; a queue that is gone drops out.
+async fn start(round: &Round, snapshot_id: Uuid) -> Vec<Replica> {
+    let event = ConfigEvent::SnapshotStarted(SnapshotStarted {
+        snapshot_id,
+        credit_queue: round.credit_queue.clone(),
+        window: WINDOW,
+    });
+    let mut starts: FuturesUnordered<_> = round
+        .requests
+        .iter()
+        .map(|request| {
+            let replica = register(round, request, snapshot_id);
+            let published = round.publisher.publish(to_replica(&request.queue, &event));
+            async move { (replica, published.await) }
+        })
+        .collect();
+    let mut replicas = Vec::with_capacity(round.requests.len());
+    while let Some((replica, published)) = starts.next().await {
+        match published {
+            Ok(()) => replicas.push(replica),
+            Err(error) => tracing::info!(
+                instance = replica.request.instance,
+                %error,
+                "replica that asked for a snapshot is not there"
+            ),
+        }
+    }
+    replicas
+}
+
+fn register(round: &Round, request: &SnapshotRequest, snapshot_id: Uuid) -> Replica {
+    let key = (snapshot_id, request.queue.clone());
+    let (sender, acknowledged) = watch::channel(0);
+    round.credits.lock().insert(key.clone(), sender);
+    Replica {
+        request: request.clone(),
+        acknowledged,
+        _registration: Registration {
+            credits: Arc::clone(&round.credits),
+            key,
+        },
+    }
+}
+
+fn to_replica(queue: &str, event: &ConfigEvent) -> Message {
+    let mut message = Message::to_queue(queue, event.event_type(), event.encode());
+    // The queue does not outlive the connection, let alone the broker.
+    message.persistent = false;
+    message
+}
+
+/// Reads the users into a file of encoded chunks, each with its length in front: memory stays flat, and no
+/// transaction is open while a slow replica takes its time.
+async fn spool(pool: &PgPool, snapshot_id: Uuid) -> anyhow::Result<(NamedTempFile, UsersRead)> {
+    let file = NamedTempFile::new().context("cannot create a temporary file")?;
+    let mut writer = SpoolWriter {
+        file: BufWriter::new(file.reopen().context("cannot open the temporary file")?),
+        snapshot_id,
+        index: 0,
+        as_of: Position::default(),
+        users: Vec::with_capacity(CHUNK_USERS),
+    };
+    let users = read::all_users(pool, |as_of, user| {
+        writer.push(as_of, user.record(KeyForm::Digest)?)
+    })
+    .await?;
+    writer.finish()?;
+    Ok((file, users))
+}
+
+struct SpoolWriter {
+    file: BufWriter<File>,
+    snapshot_id: Uuid,
+    index: u32,
+    as_of: Position,
+    users: Vec<UserRecord>,
+}
+
+impl SpoolWriter {
+    fn push(&mut self, as_of: Position, user: UserRecord) -> anyhow::Result<()> {
+        self.as_of = as_of;
+        self.users.push(user);
+        if self.users.len() == CHUNK_USERS {
+            self.write_chunk()?;
+        }
+        Ok(())
+    }
+
+    fn write_chunk(&mut self) -> anyhow::Result<()> {
+        let chunk = ConfigEvent::SnapshotChunk(SnapshotChunk {
+            snapshot_id: self.snapshot_id,
+            index: self.index,
+            as_of: self.as_of,
+            users: std::mem::take(&mut self.users),
+        });
+        self.index += 1;
+        let body = chunk.encode();
+        let length = u32::try_from(body.len()).context("a chunk of over 4 GiB")?;
+        self.file
+            .write_all(&length.to_be_bytes())
+            .and_then(|()| self.file.write_all(&body))
+            .context("cannot write the temporary file")
+    }
+
+    fn finish(mut self) -> anyhow::Result<()> {
+        if !self.users.is_empty() {
+            self.write_chunk()?;
+        }
+        self.file.flush().context("cannot write the temporary file")
+    }
+}
+
+/// What the replicas of a round share.
+struct Shared<'a> {
+    pool: &'a PgPool,
+    publisher: &'a Publisher,
+    snapshot_id: Uuid,
+    spool: &'a NamedTempFile,
+    users: &'a UsersRead,
+}
+
+impl Shared<'_> {
+    async fn serve(&self, replica: &Replica) -> anyhow::Result<()> {
+        self.send_chunks(replica).await?;
+        let completed = ConfigEvent::SnapshotCompleted(SnapshotCompleted {
+            snapshot_id: self.snapshot_id,
+            position: self.users.position,
+            comparable_from: self.users.comparable_from(self.pool).await?,
+            count: self.users.count,
+            digest: self.users.digest,
+            digest_version: DIGEST_VERSION,
+        });
+        self.publisher
+            .publish(to_replica(&replica.request.queue, &completed))
+            .await
+            .context("the end of the snapshot was not confirmed")
+    }
+
+    async fn send_chunks(&self, replica: &Replica) -> anyhow::Result<()> {
+        let mut acknowledged = replica.acknowledged.clone();
+        let mut file = BufReader::new(self.spool.reopen().context("cannot reopen the spool")?);
+        let mut confirms = FuturesUnordered::new();
+        let mut sent = 0_u32;
+        while let Some(body) = next_chunk(&mut file)? {
+            wait_for_credit(&mut acknowledged, sent).await?;
+            let mut message =
+                Message::to_queue(&replica.request.queue, "snapshot.chunk", body);
+            message.persistent = false;
+            let mut publish = Box::pin(self.publisher.publish(message));
+            // The first poll hands the chunk over, in order; its confirm is awaited with the others.
+            match futures_util::poll!(publish.as_mut()) {
+                std::task::Poll::Ready(confirmed) => confirmed.context("chunk not confirmed")?,
+                std::task::Poll::Pending => confirms.push(publish),
+            }
+            sent += 1;
+            while confirms.len() >= WINDOW as usize {
+                if let Some(confirmed) = confirms.next().await {
+                    confirmed.context("chunk not confirmed")?;
+                }
+            }
+        }
+        while let Some(confirmed) = confirms.next().await {
+            confirmed.context("chunk not confirmed")?;
+        }
+        Ok(())
+    }
+}
+
+async fn wait_for_credit(acknowledged: &mut watch::Receiver<u32>, sent: u32) -> anyhow::Result<()> {
+    tokio::time::timeout(
+        CREDIT_TIMEOUT,
+        acknowledged.wait_for(|chunks| sent < chunks.saturating_add(WINDOW)),
+    )
+    .await
+    .context("the replica acknowledges no chunks")?
+    .context("the credit table is gone")?;
+    Ok(())
+}
+
+fn next_chunk(file: &mut impl Read) -> anyhow::Result<Option<Vec<u8>>> {
+    let mut length = [0; 4];
+    match file.read_exact(&mut length) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error).context("cannot read the spool"),
+    }
+    let mut body = vec![0; u32::from_be_bytes(length) as usize];
+    file.read_exact(&mut body).context("the spool is cut")?;
+    Ok(Some(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spool_gives_back_every_user_in_chunks_numbered_from_zero() {
+        let file = NamedTempFile::new().expect("temporary file");
+        let snapshot_id = Uuid::now_v7();
+        let mut writer = SpoolWriter {
+            file: BufWriter::new(file.reopen().expect("reopen")),
+            snapshot_id,
+            index: 0,
+            as_of: Position::default(),
+            users: Vec::new(),
+        };
+        let as_of = Position {
+            epoch: 7,
+            sequence: 3,
+        };
+        for user_id in 0..1_203 {
+            writer
+                .push(
+                    as_of,
+                    UserRecord {
+                        user_id,
+                        api_key: None,
+                        username: format!("u{user_id}"),
+                        is_active: true,
+                        daily_quota: 0,
+                        previous_keys: vec![],
+                        version: user_id,
+                    },
+                )
+                .expect("push");
+        }
+        writer.finish().expect("finish");
+        let mut reader = BufReader::new(file.reopen().expect("reopen"));
+        let (mut ids, mut index) = (Vec::new(), 0);
+        while let Some(body) = next_chunk(&mut reader).expect("chunk") {
+            let Ok(Some(ConfigEvent::SnapshotChunk(chunk))) =
+                ConfigEvent::decode("snapshot.chunk", &body)
+            else {
+                panic!("not a chunk");
+            };
+            assert_eq!((chunk.index, chunk.as_of, chunk.snapshot_id), (index, as_of, snapshot_id));
+            index += 1;
+            ids.extend(chunk.users.iter().map(|user| user.user_id));
+        }
+        assert_eq!(ids, (0..1_203).collect::<Vec<_>>());
+        assert_eq!(index, 3);
+    }
+}

@@ -1,0 +1,167 @@
+//! A user with its keys as the outbox and the users table hold it, and its way onto the wire.
+
+use anyhow::Context;
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use sqlx::types::Json;
+use time::OffsetDateTime;
+use wire_contract::{ApiKey, KeyDigest, PreviousKey, UserId, UserRecord, UserSetDigest};
+
+use crate::keys::KeyRing;
+
+/// What the trigger writes into the outbox (`wire_image()` in the migrations).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireImage {
+    /// Stable primary key.
+    pub user_id: UserId,
+    /// Unique name.
+    pub username: String,
+    /// Whether sends are accepted.
+    pub is_active: bool,
+    /// SMS segments a UTC day.
+    pub daily_quota: i32,
+    /// Version of this state.
+    pub version: i64,
+    /// Current and previous keys.
+    pub keys: Vec<KeyImage>,
+}
+
+/// A row of `api_keys`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyImage {
+    /// SHA-256 of the key, hex.
+    #[serde(with = "hex::serde")]
+    pub digest: [u8; 32],
+    /// The key sealed for the broadcast, hex; absent in `digest` mode.
+    #[serde(
+        serialize_with = "optional_to_hex",
+        deserialize_with = "optional_from_hex"
+    )]
+    pub sealed: Option<Vec<u8>>,
+    /// Microseconds since the Unix epoch; absent for the current key.
+    pub expires_at_us: Option<i64>,
+}
+
+/// How keys are written on the wire.
+#[derive(Debug, Clone, Copy)]
+pub enum KeyForm<'a> {
+    /// As the key itself where it is kept (the requirement's payload), else as its digest.
+    Opened(&'a KeyRing),
+    /// Always as digests.
+    Digest,
+}
+
+/// A row of the read behind snapshots, full syncs and audits.
+#[derive(sqlx::FromRow)]
+pub struct UserRow {
+    user_id: i64,
+    username: String,
+    is_active: bool,
+    daily_quota: i32,
+    version: i64,
+    digest: Option<Vec<u8>>,
+    sealed: Option<Vec<u8>>,
+    previous: Option<Json<Vec<KeyImage>>>,
+}
+
+/// Every user from the tables themselves, not from what triggers keep beside them.
+pub const ALL_USERS: &str = "
+    SELECT u.user_id, u.username, u.is_active, u.daily_quota, u.version, k.digest, k.sealed, p.previous
+    FROM users u
+    LEFT JOIN api_keys k ON k.user_id = u.user_id AND k.expires_at IS NULL
+    LEFT JOIN (
+        SELECT user_id, jsonb_agg(jsonb_build_object(
+            'digest', encode(digest, 'hex'),
+            'sealed', NULL,
+            'expires_at_us', (extract(epoch FROM expires_at) * 1000000)::bigint
+        ) ORDER BY expires_at, digest) AS previous
+        FROM api_keys WHERE expires_at IS NOT NULL GROUP BY user_id
+    ) p ON p.user_id = u.user_id";
+
+impl TryFrom<UserRow> for WireImage {
+    type Error = anyhow::Error;
+
+    fn try_from(row: UserRow) -> anyhow::Result<Self> {
+        let mut keys = Vec::new();
+        if let Some(digest) = row.digest {
+            keys.push(KeyImage {
+                digest: digest
+                    .try_into()
+                    .map_err(|_| anyhow::anyhow!("digest of user {} is not 32 bytes", row.user_id))?,
+                sealed: row.sealed,
+                expires_at_us: None,
+            });
+        }
+        keys.extend(row.previous.map(|Json(keys)| keys).unwrap_or_default());
+        Ok(Self {
+            user_id: row.user_id,
+            username: row.username,
+            is_active: row.is_active,
+            daily_quota: row.daily_quota,
+            version: row.version,
+            keys,
+        })
+    }
+}
+
+impl WireImage {
+    /// As the wire carries it.
+    pub fn record(&self, form: KeyForm<'_>) -> anyhow::Result<UserRecord> {
+        let previous_keys = self
+            .keys
+            .iter()
+            .filter_map(|key| Some((key, key.expires_at_us?)))
+            .map(|(key, micros)| {
+                let expires_at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
+                    .with_context(|| format!("expiry of a key of user {}", self.user_id))?;
+                Ok(PreviousKey {
+                    digest: KeyDigest::from_bytes(key.digest),
+                    expires_at,
+                })
+            })
+            .collect::<anyhow::Result<_>>()?;
+        Ok(UserRecord {
+            user_id: self.user_id,
+            api_key: self.api_key(form),
+            username: self.username.clone(),
+            is_active: self.is_active,
+            daily_quota: self.daily_quota,
+            previous_keys,
+            version: self.version,
+        })
+    }
+
+    /// The current key as the wire carries it.
+    #[must_use]
+    pub fn api_key(&self, form: KeyForm<'_>) -> Option<ApiKey> {
+        let key = self.keys.iter().find(|key| key.expires_at_us.is_none())?;
+        let digest = ApiKey::Digest(KeyDigest::from_bytes(key.digest));
+        let (KeyForm::Opened(ring), Some(sealed)) = (form, &key.sealed) else {
+            return Some(digest);
+        };
+        match ring.open(sealed) {
+            Ok(opened) => Some(ApiKey::Plain(opened.expose_secret().to_owned())),
+            Err(error) => {
+                // Replicas take either form: better the digest than no event.
+                tracing::error!(user_id = self.user_id, %error, "a sealed key cannot be opened");
+                Some(digest)
+            }
+        }
+    }
+
+    /// Its part of the digest over all users.
+    pub fn digest(&self) -> anyhow::Result<UserSetDigest> {
+        Ok(UserSetDigest::of_user(&self.record(KeyForm::Digest)?))
+    }
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+fn optional_to_hex<S: Serializer>(bytes: &Option<Vec<u8>>, to: S) -> Result<S::Ok, S::Error> {
+    bytes.as_ref().map(hex::encode).serialize(to)
+}
+
+fn optional_from_hex<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8>>, D::Error> {
+    Option::<String>::deserialize(from)?
+        .map(|text| hex::decode(text).map_err(de::Error::custom))
+        .transpose()
+}

@@ -1,0 +1,36 @@
+//! Reads what messages carry besides their body.
+
+use lapin::message::Delivery;
+use lapin::types::AMQPValue;
+use wire_contract::{HEADER_TRACEPARENT, HEADER_TRACESTATE};
+
+use crate::trace::TraceContext;
+
+/// A header's text, if it is one.
+#[must_use]
+pub fn header_text(delivery: &Delivery, name: &str) -> Option<String> {
+    match delivery.properties.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongString(text) => Some(text.to_string()),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+/// The property `type`, empty when missing.
+#[must_use]
+pub fn event_type(delivery: &Delivery) -> &str {
+    delivery
+        .properties
+        .kind()
+        .as_ref()
+        .map_or("", |kind| kind.as_str())
+}
+
+/// The trace context that the message carries.
+#[must_use]
+pub fn delivery_trace(delivery: &Delivery) -> TraceContext {
+    TraceContext {
+        traceparent: header_text(delivery, HEADER_TRACEPARENT),
+        tracestate: header_text(delivery, HEADER_TRACESTATE),
+    }
+}

@@ -1,0 +1,16 @@
+//! RabbitMQ: connections that are made anew for ever, a confirming publisher, dead letters.
+//!
+//! lapin's own recovery is left off: a new connection means a new channel, queue, binding and consumer, made
+//! by the code that owns them.
+
+mod connector;
+mod dead_letter;
+mod headers;
+mod publisher;
+mod topology;
+
+pub use connector::{ConnectionState, Connector, SessionError};
+pub use dead_letter::dead_letter;
+pub use headers::{delivery_trace, event_type, header_text};
+pub use publisher::{Message, PublishError, Publisher};
+pub use topology::{bind, declare_exchange, declare_queue};

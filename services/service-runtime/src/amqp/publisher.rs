@@ -1,0 +1,375 @@
+//! A confirming publisher: one task owns the connection and the channel, so that order is kept and
+//! each answer of the broker is matched with its message.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, Event};
+use parking_lot::RwLock;
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use wire_contract::{CONTENT_TYPE_JSON, HEADER_TRACEPARENT, HEADER_TRACESTATE};
+
+use super::connector::{ConnectionState, Connector, SessionError};
+use crate::trace::TraceContext;
+
+/// Longest wait for the broker's confirm. An alarm of the broker blocks publishers for longer.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// Messages handed over but not yet on the channel.
+const BACKLOG: usize = 4096;
+
+/// A message to publish.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Exchange; empty for straight to the queue named by `routing_key`.
+    pub exchange: &'static str,
+    /// Routing key.
+    pub routing_key: String,
+    /// Property `type`.
+    pub event_type: String,
+    /// Property `message_id`.
+    pub message_id: Uuid,
+    /// JSON.
+    pub body: Vec<u8>,
+    /// Kept through a restart of the broker, in a durable queue.
+    pub persistent: bool,
+    /// Whether a message that no queue takes is an error.
+    pub mandatory: bool,
+    /// Milliseconds after which the broker may drop it.
+    pub expiration_ms: Option<u64>,
+    /// Further string headers.
+    pub headers: Vec<(&'static str, String)>,
+    /// Trace context.
+    pub trace: TraceContext,
+}
+
+impl Message {
+    /// A persistent, mandatory message straight to a queue.
+    #[must_use]
+    pub fn to_queue(queue: impl Into<String>, event_type: &str, body: Vec<u8>) -> Self {
+        Self {
+            exchange: "",
+            routing_key: queue.into(),
+            event_type: event_type.to_owned(),
+            message_id: Uuid::now_v7(),
+            body,
+            persistent: true,
+            mandatory: true,
+            expiration_ms: None,
+            headers: Vec::new(),
+            trace: TraceContext::default(),
+        }
+    }
+
+    /// A transient message to a fanout exchange, which may have no queue bound.
+    #[must_use]
+    pub fn to_fanout(exchange: &'static str, event_type: &str, body: Vec<u8>) -> Self {
+        Self {
+            exchange,
+            persistent: false,
+            mandatory: false,
+            ..Self::to_queue("", event_type, body)
+        }
+    }
+
+    fn properties(&self) -> BasicProperties {
+        let mut headers = FieldTable::default();
+        for (name, value) in [
+            (HEADER_TRACEPARENT, &self.trace.traceparent),
+            (HEADER_TRACESTATE, &self.trace.tracestate),
+        ] {
+            if let Some(value) = value {
+                headers.insert(name.into(), AMQPValue::LongString(value.as_str().into()));
+            }
+        }
+        for (name, value) in &self.headers {
+            headers.insert((*name).into(), AMQPValue::LongString(value.as_str().into()));
+        }
+        let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(0);
+        let mut properties = BasicProperties::default()
+            .with_content_type(CONTENT_TYPE_JSON.into())
+            .with_type(self.event_type.as_str().into())
+            .with_message_id(self.message_id.to_string().into())
+            .with_timestamp(now)
+            .with_delivery_mode(if self.persistent { 2 } else { 1 })
+            .with_headers(headers);
+        if let Some(expiration) = self.expiration_ms {
+            properties = properties.with_expiration(expiration.to_string().into());
+        }
+        properties
+    }
+}
+
+/// Why a message was not confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// Nothing was sent.
+    #[error("not connected to RabbitMQ")]
+    NotConnected,
+    /// No queue took it.
+    #[error("no queue takes the message")]
+    Unroutable,
+    /// The broker would not store it.
+    #[error("RabbitMQ refused the message")]
+    Refused,
+    /// It may or may not have arrived.
+    #[error("RabbitMQ did not confirm the message")]
+    Unconfirmed,
+}
+
+struct Job {
+    message: Message,
+    reply: oneshot::Sender<Result<(), PublishError>>,
+}
+
+/// Hands messages to the task that publishes them. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    jobs: mpsc::Sender<Job>,
+    state: Arc<RwLock<ConnectionState>>,
+}
+
+impl Publisher {
+    /// A publisher and the task that must run for it. `set_up` declares what will be published to,
+    /// on each new connection.
+    pub fn new<S>(
+        connector: Connector,
+        purpose: &'static str,
+        set_up: S,
+        shutdown: CancellationToken,
+    ) -> (
+        Self,
+        impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    )
+    where
+        S: Fn(Channel) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync + 'static,
+    {
+        let (sender, receiver) = mpsc::channel(BACKLOG);
+        let state = ConnectionState::shared();
+        let publisher = Self {
+            jobs: sender,
+            state: Arc::clone(&state),
+        };
+        let task = run(connector, purpose, set_up, state, receiver, shutdown);
+        (publisher, task)
+    }
+
+    /// Publishes and waits for the broker's confirm.
+    ///
+    /// Messages reach the broker in the order in which the futures of this function were first polled.
+    pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        let (reply, answer) = oneshot::channel();
+        let answered = tokio::time::timeout(CONFIRM_TIMEOUT, async {
+            self.jobs
+                .send(Job { message, reply })
+                .await
+                .map_err(|_| PublishError::NotConnected)?;
+            answer.await.unwrap_or(Err(PublishError::Unconfirmed))
+        });
+        answered.await.unwrap_or(Err(PublishError::Unconfirmed))
+    }
+
+    /// The state of the connection.
+    #[must_use]
+    pub fn state(&self) -> ConnectionState {
+        self.state.read().clone()
+    }
+}
+
+async fn run<S>(
+    connector: Connector,
+    purpose: &'static str,
+    set_up: S,
+    state: Arc<RwLock<ConnectionState>>,
+    jobs: mpsc::Receiver<Job>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()>
+where
+    S: Fn(Channel) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync + 'static,
+{
+    // A job in the queue belongs to whichever session is up; the lock is taken by one at a time.
+    let jobs = tokio::sync::Mutex::new(jobs);
+    let connected = tokio::sync::watch::Sender::new(false);
+    let supervised = connector.supervise(purpose, &state, &shutdown, |connection| {
+        let (jobs, connected, set_up, shutdown) = (&jobs, &connected, &set_up, &shutdown);
+        async move {
+            let channel = connection.create_channel().await?;
+            set_up(channel.clone()).await?;
+            channel
+                .confirm_select(ConfirmSelectOptions::default())
+                .await?;
+            connected.send_replace(true);
+            let ended = session(&connection, &channel, &mut *jobs.lock().await, shutdown).await;
+            connected.send_replace(false);
+            if ended.is_ok() {
+                close(&connection).await;
+            }
+            ended
+        }
+    });
+    tokio::select! {
+        () = supervised => Ok(()),
+        () = refuse_while_down(&jobs, connected.subscribe()) => Ok(()),
+    }
+}
+
+/// Answers at once while there is no connection: a caller can tell its client to come back.
+async fn refuse_while_down(
+    jobs: &tokio::sync::Mutex<mpsc::Receiver<Job>>,
+    mut connected: tokio::sync::watch::Receiver<bool>,
+) {
+    loop {
+        if connected.wait_for(|up| !up).await.is_err() {
+            return;
+        }
+        let mut jobs = jobs.lock().await;
+        loop {
+            tokio::select! {
+                biased;
+                changed = connected.wait_for(|up| *up) => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    break;
+                }
+                job = jobs.recv() => match job {
+                    // A caller that has gone needs no answer.
+                    Some(job) => { let _ = job.reply.send(Err(PublishError::NotConnected)); }
+                    None => return,
+                },
+            }
+        }
+    }
+}
+
+/// What became of one message.
+struct Settled {
+    message_id: Uuid,
+    reply: oneshot::Sender<Result<(), PublishError>>,
+    confirmation: lapin::Result<Confirmation>,
+}
+
+async fn session(
+    connection: &Connection,
+    channel: &Channel,
+    jobs: &mut mpsc::Receiver<Job>,
+    shutdown: &CancellationToken,
+) -> Result<(), SessionError> {
+    let mut events = std::pin::pin!(connection.events_listener());
+    let mut in_flight = FuturesUnordered::new();
+    let mut stopping = false;
+    loop {
+        if stopping && in_flight.is_empty() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = shutdown.cancelled(), if !stopping => stopping = true,
+            event = events.next() => if let Some(Event::Error(error)) = event {
+                // Dropping what is in flight answers its callers with `Unconfirmed`.
+                return Err(error.into());
+            },
+            job = jobs.recv(), if !stopping => match job {
+                Some(job) => {
+                    let mut publish = Box::pin(publish_one(channel.clone(), job));
+                    // The first poll puts the frames on the channel: here, so that order is kept.
+                    match futures_util::poll!(publish.as_mut()) {
+                        Poll::Ready(settled) => settle(vec![settled])?,
+                        Poll::Pending => in_flight.push(publish),
+                    }
+                }
+                None => stopping = true,
+            },
+            Some(first) = in_flight.next(), if !in_flight.is_empty() => {
+                let mut batch = vec![first];
+                while let Some(Some(next)) = in_flight.next().now_or_never() {
+                    batch.push(next);
+                }
+                settle(batch)?;
+            }
+        }
+    }
+}
+
+async fn publish_one(channel: Channel, job: Job) -> Settled {
+    let Job { message, reply } = job;
+    let options = BasicPublishOptions {
+        mandatory: message.mandatory,
+        immediate: false,
+    };
+    let published = channel
+        .basic_publish(
+            message.exchange.into(),
+            ShortString::from(message.routing_key.as_str()),
+            options,
+            &message.body,
+            message.properties(),
+        )
+        .await;
+    let confirmation = match published {
+        Ok(confirm) => confirm.await,
+        Err(error) => Err(error),
+    };
+    Settled {
+        message_id: message.message_id,
+        reply,
+        confirmation,
+    }
+}
+
+/// Answers the callers of a batch.
+///
+/// lapin hands a returned message to whichever confirm it resolves next, which may be another message's.
+/// A return is on the wire before its message's own ack, so by the time that ack is settled the return is in
+/// the same batch or in an earlier one; it is matched by `message_id`.
+fn settle(batch: Vec<Settled>) -> Result<(), SessionError> {
+    let mut returned: HashMap<String, ()> = HashMap::new();
+    let mut failure = None;
+    let mut answers = Vec::with_capacity(batch.len());
+    for settled in batch {
+        let answer = match settled.confirmation {
+            Ok(Confirmation::Ack(None)) => Ok(()),
+            Ok(Confirmation::Ack(Some(message))) => {
+                if let Some(id) = message.properties.message_id() {
+                    returned.insert(id.to_string(), ());
+                }
+                // Its own return may still be on its way to another confirm.
+                Err(PublishError::Unconfirmed)
+            }
+            Ok(Confirmation::Nack(_)) => Err(PublishError::Refused),
+            Ok(Confirmation::NotRequested) => Err(PublishError::Unconfirmed),
+            Err(error) => {
+                failure = Some(error);
+                Err(PublishError::Unconfirmed)
+            }
+        };
+        answers.push((settled.message_id, settled.reply, answer));
+    }
+    for (message_id, reply, answer) in answers {
+        let answer = if returned.contains_key(&message_id.to_string()) {
+            Err(PublishError::Unroutable)
+        } else {
+            answer
+        };
+        // A caller that has gone needs no answer.
+        let _ = reply.send(answer);
+    }
+    failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Says goodbye; the connection is of no use any more, so an error is only worth a debug line.
+async fn close(connection: &Connection) {
+    let closed =
+        tokio::time::timeout(Duration::from_secs(1), connection.close(200, "bye".into())).await;
+    if !matches!(closed, Ok(Ok(()))) {
+        tracing::debug!("the connection was not closed in order");
+    }
+}

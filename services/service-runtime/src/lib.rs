@@ -1,0 +1,27 @@
+//! What every process of identity-sync needs once.
+//!
+//! - [`config`]: clap groups that read the environment, secrets wrapped
+//! - [`telemetry`]: logs and traces, behind a guard that flushes
+//! - [`lifecycle`]: tasks that take the process down when they die; drain with a deadline
+//! - [`readiness`]: named gates; `/readyz` tells which are closed
+//! - [`admin`]: `/livez`, `/readyz`, `/status`, `/metrics`
+//! - [`http`]: an HTTP server with limits and graceful shutdown
+//! - [`problem`]: RFC 9457 errors
+//! - [`amqp`]: connection, topology, publisher, consumer supervision, dead letters
+//! - [`trace`]: W3C trace context to and from text
+
+pub mod admin;
+pub mod amqp;
+pub mod config;
+pub mod http;
+pub mod lifecycle;
+pub mod problem;
+pub mod readiness;
+pub mod telemetry;
+pub mod trace;
+
+/// Makes aws-lc-rs the TLS provider of the process; the first line of every `main`.
+pub fn install_crypto_provider() {
+    // Fails only when one is installed already, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}

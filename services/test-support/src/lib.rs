@@ -1,0 +1,21 @@
+//! What tests and `cargo xtask up` need around our binaries: private RabbitMQ and PostgreSQL servers, a TCP relay that
+//! breaks links, our services as child processes, and waiting for a condition.
+//!
+//! Everything blocks and uses std only, so that it is light to build; call it from a test directly or through
+//! `spawn_blocking`.
+
+pub mod children;
+mod eventually;
+pub mod servers;
+mod service_process;
+mod shared;
+mod tcp_relay;
+
+#[cfg(feature = "tokio")]
+pub use eventually::eventually_async;
+pub use eventually::{Observation, eventually, try_eventually};
+pub use service_process::{ServiceCommand, ServiceProcess};
+pub use shared::{
+    BIN_DIR_VAR, DATABASE_VAR, MANAGEMENT_VAR, RABBITMQ_VAR, TestDatabase, TestServers, TestVhost,
+};
+pub use tcp_relay::{Link, TcpRelay};

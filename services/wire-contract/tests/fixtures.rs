@@ -1,0 +1,284 @@
+//! One example of each message, pinned: a change of a name or a shape fails here.
+//! `UPDATE_FIXTURES=1 cargo test -p wire-contract` writes them anew.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use time::macros::datetime;
+use uuid::Uuid;
+use wire_contract::{
+    Admission, ApiKey, Bookmark, ConfigEvent, DIGEST_VERSION, Encoding, KeyDigest, Position,
+    PreviousKey, ReplicaReport, SmsEnvelope, SmsUsage, SnapshotCause, SnapshotChunk,
+    SnapshotCompleted, SnapshotCredit, SnapshotRequest, SnapshotStarted, SyncCompleted,
+    SyncProgress, SyncStarted, UsageEntry, UserCreated, UserDeleted, UserRecord, UserSetDigest,
+    UserUpdated, encode_json,
+};
+
+const ID: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001);
+const AT: Position = Position {
+    epoch: 1,
+    sequence: 42,
+};
+
+fn user() -> UserRecord {
+    UserRecord {
+        user_id: 7,
+        api_key: Some(ApiKey::Plain("isk_example".to_owned())),
+        username: "acme".to_owned(),
+        is_active: true,
+        daily_quota: 1000,
+        previous_keys: vec![PreviousKey {
+            digest: KeyDigest::of("isk_previous"),
+            expires_at: datetime!(2026-01-02 03:04:05.000006 UTC),
+        }],
+        version: 9,
+    }
+}
+
+fn digest() -> UserSetDigest {
+    UserSetDigest::of_user(&user())
+}
+
+#[track_caller]
+fn pinned<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, message: &T) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(format!("{name}.json"));
+    let mut encoded = String::from_utf8(encode_json(message)).expect("JSON is UTF-8");
+    encoded.push('\n');
+    if std::env::var_os("UPDATE_FIXTURES").is_some() {
+        std::fs::write(&path, &encoded).expect("fixture written");
+    }
+    let fixture = std::fs::read_to_string(&path).expect("fixture");
+    assert_eq!(encoded, fixture, "{name} changed on the wire");
+    let decoded: T = serde_json::from_str(&fixture).expect("fixture decodes");
+    assert_eq!(&decoded, message);
+}
+
+#[test]
+fn user_events_are_pinned() {
+    let updated = UserUpdated {
+        user: user(),
+        epoch: 1,
+        sequence: Some(42),
+        sync_id: None,
+        as_of: None,
+        occurred_at: datetime!(2026-01-02 03:04:05 UTC),
+    };
+    pinned("user.updated", &updated);
+    pinned(
+        "user.updated-of-a-full-sync",
+        &UserUpdated {
+            user: UserRecord {
+                api_key: Some(ApiKey::Digest(KeyDigest::of("isk_example"))),
+                ..user()
+            },
+            sequence: None,
+            sync_id: Some(ID),
+            as_of: Some(42),
+            ..updated
+        },
+    );
+    pinned(
+        "user.deleted",
+        &UserDeleted {
+            user_id: 7,
+            api_key: Some(ApiKey::Plain("isk_example".to_owned())),
+            version: 10,
+            epoch: 1,
+            sequence: 43,
+            occurred_at: datetime!(2026-01-02 03:04:05 UTC),
+        },
+    );
+    pinned(
+        "bookmark",
+        &Bookmark {
+            position: AT,
+            count: 1,
+            digest: digest(),
+            digest_version: DIGEST_VERSION,
+        },
+    );
+}
+
+#[test]
+fn snapshots_are_pinned() {
+    pinned(
+        "snapshot.request",
+        &SnapshotRequest {
+            request_id: ID,
+            queue: "server-a.a-0.1".to_owned(),
+            instance: "a-0".to_owned(),
+            cause: SnapshotCause::Connected,
+        },
+    );
+    pinned(
+        "snapshot.started",
+        &SnapshotStarted {
+            snapshot_id: ID,
+            credit_queue: "server-b.1".to_owned(),
+            window: 16,
+        },
+    );
+    pinned(
+        "snapshot.chunk",
+        &SnapshotChunk {
+            snapshot_id: ID,
+            index: 0,
+            as_of: AT,
+            users: vec![user()],
+        },
+    );
+    pinned(
+        "snapshot.completed",
+        &SnapshotCompleted {
+            snapshot_id: ID,
+            position: AT,
+            comparable_from: 43,
+            count: 1,
+            digest: digest(),
+            digest_version: DIGEST_VERSION,
+        },
+    );
+    pinned(
+        "snapshot.credit",
+        &SnapshotCredit {
+            snapshot_id: ID,
+            queue: "server-a.a-0.1".to_owned(),
+            chunks: 8,
+        },
+    );
+}
+
+#[test]
+fn full_syncs_and_reports_are_pinned() {
+    pinned("sync.started", &SyncStarted { sync_id: ID });
+    pinned(
+        "sync.completed",
+        &SyncCompleted {
+            sync_id: ID,
+            position: AT,
+            comparable_from: 43,
+            count: 1,
+            digest: digest(),
+            digest_version: DIGEST_VERSION,
+        },
+    );
+    pinned(
+        "replica.report",
+        &ReplicaReport {
+            instance: "a-0".to_owned(),
+            queue: "server-a.a-0.1".to_owned(),
+            ready: true,
+            applied: AT,
+            proven: Some(AT),
+            users: 1,
+            syncing: Some(SyncProgress {
+                sync_id: ID,
+                rows: 1,
+            }),
+            last_sync_id: None,
+            fail_closed_after_ms: 15_000,
+            reported_at: datetime!(2026-01-02 03:04:05 UTC),
+        },
+    );
+}
+
+#[test]
+fn sms_and_auth_messages_are_pinned() {
+    pinned(
+        "sms.submitted",
+        &SmsEnvelope {
+            user_id: 7,
+            message_id: ID,
+            to: "+14155550123".to_owned(),
+            from: Some("ACME".to_owned()),
+            body: "text".to_owned(),
+            encoding: Encoding::Gsm7,
+            segments: 1,
+            submitted_at: datetime!(2026-01-02 03:04:05 UTC),
+            admission: Admission {
+                epoch: 1,
+                sequence: 42,
+                cache_age_ms: 3,
+            },
+        },
+    );
+    pinned(
+        "sms.usage",
+        &SmsUsage {
+            day: "2026-01-02".to_owned(),
+            users: vec![UsageEntry {
+                user_id: 7,
+                segments: 3,
+            }],
+        },
+    );
+    pinned(
+        "UserCreated",
+        &UserCreated {
+            event_type: "UserCreated".to_owned(),
+            user_id: 123,
+            username: "johndoe".to_owned(),
+            email: "john@example.com".to_owned(),
+            timestamp: 1_234_567_890.123,
+        },
+    );
+}
+
+#[test]
+fn unknown_fields_and_events_are_of_a_later_version() {
+    let body = br#"{"sync_id":"01900000-0000-7000-8000-000000000001","colour":"blue"}"#;
+    assert_eq!(
+        ConfigEvent::decode("sync.started", body),
+        Ok(Some(ConfigEvent::SyncStarted(SyncStarted { sync_id: ID })))
+    );
+    assert_eq!(ConfigEvent::decode("user.renamed", body), Ok(None));
+}
+
+#[test]
+fn a_decode_error_does_not_quote_the_body() {
+    let error = ConfigEvent::decode("user.updated", br#"{"user_id":"isk_canary"}"#)
+        .expect_err("a string is not an id");
+    assert!(!error.to_string().contains("canary"), "{error}");
+}
+
+#[test]
+fn both_forms_of_a_key_have_the_same_digest() {
+    let plain = ApiKey::Plain("isk_example".to_owned());
+    let digest = ApiKey::Digest(KeyDigest::of("isk_example"));
+    assert_eq!(plain.digest(), digest.digest());
+    assert_eq!(format!("{plain:?}"), "ApiKey(…)");
+}
+
+#[test]
+fn the_digest_does_not_depend_on_order_and_tells_every_field() {
+    let mut sum = UserSetDigest::default();
+    sum += digest();
+    let other = UserRecord {
+        user_id: 8,
+        ..user()
+    };
+    sum += UserSetDigest::of_user(&other);
+    let mut reversed = UserSetDigest::of_user(&other);
+    reversed += digest();
+    assert_eq!(sum, reversed);
+    sum -= UserSetDigest::of_user(&other);
+    assert_eq!(sum, digest());
+
+    let changes: [fn(&mut UserRecord); 7] = [
+        |user| user.user_id += 1,
+        |user| user.version += 1,
+        |user| user.username.push('x'),
+        |user| user.is_active = false,
+        |user| user.daily_quota += 1,
+        |user| user.api_key = None,
+        |user| user.previous_keys.clear(),
+    ];
+    for change in changes {
+        let mut changed = user();
+        change(&mut changed);
+        assert_ne!(UserSetDigest::of_user(&changed), digest());
+    }
+}

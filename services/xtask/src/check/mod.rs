@@ -1,0 +1,28 @@
+//! `cargo xtask up --check`: the main job on real input, as its users do it.
+
+mod probe;
+mod report;
+mod sms;
+mod steps;
+
+use anyhow::Result;
+
+use crate::interrupt::Interrupt;
+use crate::services::Services;
+use crate::workspace::State;
+use report::Report;
+use steps::Check;
+
+/// Runs every step, also after one that failed, and prints the table. Gives whether all was right.
+pub fn run(state: &State, services: &Services, interrupt: &Interrupt) -> Result<bool> {
+    println!("Checking the main job …");
+    let mut check = Check::new(state, services)?;
+    let mut report = Report::default();
+    for step in steps::all() {
+        interrupt.check()?;
+        services.check()?;
+        report.add(step.name, step.what, (step.run)(&mut check));
+    }
+    report.print();
+    Ok(report.is_good())
+}

@@ -1,0 +1,59 @@
+//! JSON over plain HTTP.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+/// A client that keeps its connections.
+#[derive(Debug, Clone)]
+pub struct Http(ureq::Agent);
+
+/// What a server answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body, `null` if it is not JSON.
+    pub body: Value,
+}
+
+impl Http {
+    pub fn new() -> Self {
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(30)))
+            .http_status_as_error(false);
+        Self(config.build().into())
+    }
+
+    /// Sends `body` with one more header.
+    pub fn call(
+        &self,
+        method: &str,
+        url: &str,
+        header: Option<(&str, &str)>,
+        body: Option<&Value>,
+    ) -> Result<Answer> {
+        let mut request = ureq::http::Request::builder().method(method).uri(url);
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let request = request.body(body.map(Value::to_string).unwrap_or_default())?;
+        let what = || format!("{method} {url}");
+        let mut response = self.0.run(request).with_context(what)?;
+        let status = response.status().as_u16();
+        let text = response.body_mut().read_to_string().with_context(what)?;
+        Ok(Answer {
+            status,
+            body: serde_json::from_str(&text).unwrap_or(Value::Null),
+        })
+    }
+
+    /// The JSON at `url`.
+    pub fn get(&self, url: &str) -> Result<Answer> {
+        self.call("GET", url, None, None)
+    }
+}

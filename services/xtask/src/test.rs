@@ -1,0 +1,158 @@
+//! `cargo xtask test`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use test_support::servers::packages;
+use test_support::{BIN_DIR_VAR, DATABASE_VAR, MANAGEMENT_VAR, RABBITMQ_VAR};
+
+use crate::cargo;
+use crate::interrupt::Interrupt;
+use crate::servers::Servers;
+use crate::workspace::{self, State};
+
+/// Options of `cargo xtask test`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Skip formatting and lints
+    #[arg(long)]
+    no_lint: bool,
+
+    /// Passed to `cargo test`: a filter of test names, `-p CRATE`, or after another `--` what the test runner takes
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CARGO TEST ARGS"
+    )]
+    arguments: Vec<String>,
+}
+
+/// Runs the checks and tests; the last line on stdout sums all test binaries.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let interrupt = Interrupt::install()?;
+    let state = State::take("test")?;
+    packages::ensure()?;
+    if !args.no_lint {
+        lint(&state, &interrupt)?;
+    }
+    cargo::build(state.dir(), &interrupt)?;
+    let (rabbitmq, postgres) = Servers::start_for_tests(&state)?;
+    interrupt.check()?;
+
+    let mut command = cargo::command(state.dir(), &test_arguments(&args.arguments))?;
+    command.env(BIN_DIR_VAR, workspace::bin_dir()?);
+    // Up to the virtual host: each test has its own.
+    command.env(RABBITMQ_VAR, rabbitmq.amqp_url("").trim_end_matches('/'));
+    command.env(MANAGEMENT_VAR, rabbitmq.management_url());
+    command.env(DATABASE_VAR, postgres.url("postgres"));
+    let mut sum = Summary::default();
+    let status = cargo::run_looking(command, &interrupt, |line| sum.add(line))?;
+    drop((rabbitmq, postgres));
+    println!(
+        "{} passed, {} failed, {} ignored",
+        sum.passed, sum.failed, sum.ignored
+    );
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn lint(state: &State, interrupt: &Interrupt) -> Result<()> {
+    println!("Checking formatting and lints …");
+    let format = ["fmt", "--all", "--check"];
+    cargo::run(cargo::command(state.dir(), &format)?, interrupt)?;
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    cargo::run(cargo::command(state.dir(), &clippy)?, interrupt)
+}
+
+fn test_arguments(more: &[String]) -> Vec<&str> {
+    let mut arguments = vec![
+        "test",
+        "--all-targets",
+        "--profile",
+        "fast",
+        "--no-fail-fast",
+    ];
+    let for_cargo = more.iter().take_while(|argument| *argument != "--");
+    // Cargo lets --workspace win over -p.
+    if !for_cargo
+        .clone()
+        .any(|argument| argument.starts_with("-p") || argument.starts_with("--package"))
+    {
+        arguments.push("--workspace");
+    }
+    arguments.extend(more.iter().map(String::as_str));
+    arguments
+}
+
+/// The sums of all test binaries' own summaries.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Summary {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Summary {
+    /// Counts a line like `test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; …`.
+    fn add(&mut self, line: &str) {
+        let Some((_, counts)) = line
+            .strip_prefix("test result: ")
+            .and_then(|it| it.split_once(". "))
+        else {
+            return;
+        };
+        for count in counts.split("; ") {
+            let (number, kind) = count.split_once(' ').unwrap_or_default();
+            let number: u64 = number.parse().unwrap_or_default();
+            match kind {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.ignored += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summaries_of_all_test_binaries_are_summed() {
+        let mut sum = Summary::default();
+        sum.add("running 5 tests");
+        sum.add("test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.41s");
+        sum.add("test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 9 filtered out; finished in 1.00s");
+        assert_eq!(
+            sum,
+            Summary {
+                passed: 7,
+                failed: 3,
+                ignored: 1
+            }
+        );
+    }
+
+    #[test]
+    fn a_chosen_package_is_not_overridden_by_the_workspace() {
+        let arguments = |more: &[&str]| {
+            let more: Vec<String> = more.iter().map(ToString::to_string).collect();
+            test_arguments(&more).contains(&"--workspace")
+        };
+        assert!(arguments(&[]));
+        assert!(arguments(&["a_filter", "--", "-p"]));
+        assert!(!arguments(&["-p", "server-a"]));
+    }
+}
