@@ -14,8 +14,9 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{LogFormat, TelemetryArgs};
 
-/// lapin logs returned messages with their bodies: never, whatever the filter says.
-const NEVER_LOGGED: &str = "lapin::returned_messages=off";
+/// Never, whatever the filter says: lapin logs returned messages with their bodies, and its frames; the phone number
+/// library what it parses.
+const NEVER_LOGGED: [&str; 3] = ["lapin=warn", "lapin::returned_messages=off", "rlibphonenumber=off"];
 
 /// Flushes traces when dropped: hold it until the end of `main`.
 #[must_use = "traces are flushed when the guard is dropped"]
@@ -49,10 +50,12 @@ pub fn init(service_name: &'static str, args: &TelemetryArgs) -> anyhow::Result<
     }
     let provider = provider.build();
 
-    let never_logged: Directive = NEVER_LOGGED.parse().context("built-in log directive")?;
-    let filter = EnvFilter::try_new(format!("lapin=warn,opentelemetry=warn,{}", args.log))
-        .with_context(|| format!("LOG: `{}` is not a log filter", args.log))?
-        .add_directive(never_logged);
+    let mut filter = EnvFilter::try_new(format!("opentelemetry=warn,{}", args.log))
+        .with_context(|| format!("LOG: `{}` is not a log filter", args.log))?;
+    for directive in NEVER_LOGGED {
+        let directive: Directive = directive.parse().context("built-in log directive")?;
+        filter = filter.add_directive(directive);
+    }
     let json = match args.log_format {
         LogFormat::Json => true,
         LogFormat::Text => false,

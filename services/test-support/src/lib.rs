@@ -4,8 +4,10 @@
 //! Everything blocks and uses std only, so that it is light to build; call it from a test directly or through
 //! `spawn_blocking`.
 
+pub mod app;
 pub mod children;
 mod eventually;
+mod http;
 pub mod servers;
 mod service_process;
 mod shared;
@@ -14,6 +16,7 @@ mod tcp_relay;
 #[cfg(feature = "tokio")]
 pub use eventually::eventually_async;
 pub use eventually::{Observation, eventually, try_eventually};
+pub use http::{Answer, Http};
 pub use service_process::{ServiceCommand, ServiceProcess};
 pub use shared::{
     BIN_DIR_VAR, DATABASE_VAR, MANAGEMENT_VAR, RABBITMQ_VAR, TestDatabase, TestServers, TestVhost,

@@ -1,14 +1,15 @@
 //! The private servers, as their users see them: started, killed, found again.
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::sync::LazyLock;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use common::tls_files;
 use tempfile::TempDir;
 use test_support::servers::{
-    Management, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, TlsFiles, packages, psql,
+    Management, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, packages, psql,
 };
 
 static PACKAGES: LazyLock<packages::Programs> =
@@ -202,30 +203,4 @@ fn put_queue(broker: &RabbitMq, vhost: &str, name: &str) {
         .status()
         .expect("curl runs");
     assert!(status.success());
-}
-
-/// An authority and a certificate for `localhost` and 127.0.0.1, signed by it.
-fn tls_files(dir: &Path) -> TlsFiles {
-    let mut authority = CertificateParams::new(Vec::new()).expect("no names");
-    authority
-        .distinguished_name
-        .push(DnType::CommonName, "test authority");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().expect("a key");
-    let authority = CertifiedIssuer::self_signed(authority, key).expect("an authority");
-    let key = KeyPair::generate().expect("a key");
-    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let certificate = CertificateParams::new(names)
-        .and_then(|params| params.signed_by(&key, &authority))
-        .expect("a certificate");
-    let write = |name: &str, pem: String| {
-        let file = dir.join(name);
-        fs::write(&file, pem).expect("a file");
-        file
-    };
-    TlsFiles {
-        certificate: write("cert.pem", certificate.pem()),
-        key: write("key.pem", key.serialize_pem()),
-        authority: write("ca.pem", authority.as_ref().pem()),
-    }
 }

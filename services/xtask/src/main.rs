@@ -2,7 +2,6 @@
 
 mod cargo;
 mod check;
-mod http;
 mod interrupt;
 mod servers;
 mod services;
@@ -26,8 +25,8 @@ struct Cli {
 enum Command {
     /// Start everything: RabbitMQ, PostgreSQL, one server B and replicas of server A; Ctrl-C stops it
     ///
-    /// Missing packages are installed by apt. The servers are private ones with their state in target/up; set RABBITMQ_URL
-    /// or DATABASE_URL to use others. Addresses and secrets are written to target/up/env.
+    /// Missing packages are installed by apt. The servers are private ones with their state in target/up; set `RABBITMQ_URL`
+    /// or `DATABASE_URL` to use others. Addresses and secrets are written to target/up/env.
     Up(up::Args),
     /// Run formatting, lints and all tests, with the servers that they need
     Test(test::Args),

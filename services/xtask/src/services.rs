@@ -10,9 +10,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use test_support::servers::{kept_port, random, random_hex, write_private};
-use test_support::{ServiceCommand, ServiceProcess};
+use test_support::{Http, ServiceCommand, ServiceProcess};
 
-use crate::http::Http;
 use crate::interrupt::Interrupt;
 use crate::servers::Servers;
 use crate::workspace::{self, State};

@@ -48,6 +48,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut sum = Summary::default();
     let status = cargo::run_looking(command, &interrupt, |line| sum.add(line))?;
     drop((rabbitmq, postgres));
+    if !status.success() && sum.failed == 0 {
+        println!("A test program did not build, or crashed before its summary.");
+    }
     println!(
         "{} passed, {} failed, {} ignored",
         sum.passed, sum.failed, sum.ignored

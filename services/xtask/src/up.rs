@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use test_support::Http;
 use test_support::servers::write_private;
 
-use crate::http::Http;
 use crate::interrupt::Interrupt;
 use crate::servers::Servers;
 use crate::services::Services;

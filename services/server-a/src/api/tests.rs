@@ -65,7 +65,7 @@ fn filled() -> UserCache {
     cache.apply(ConfigEvent::SnapshotChunk(SnapshotChunk {
         snapshot_id,
         index: 0,
-        as_of: Position::default(),
+        as_of,
         users,
     }));
     cache.apply(ConfigEvent::SnapshotCompleted(SnapshotCompleted {

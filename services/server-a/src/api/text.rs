@@ -38,6 +38,19 @@ pub fn normalize_e164(text: &str) -> Result<String, &'static str> {
     if !plain || text.len() > NUMBER_TEXT {
         return Err(NOT_E164);
     }
+    let normal = possible_e164(text)?;
+    // A trunk prefix was dropped, as in +44 (0)20…: what is left must be a number as it stands.
+    let changed = digits
+        .chars()
+        .filter(char::is_ascii_digit)
+        .ne(normal.chars().skip(1));
+    if changed && possible_e164(&normal)? != normal {
+        return Err(NOT_E164);
+    }
+    Ok(normal)
+}
+
+fn possible_e164(text: &str) -> Result<String, &'static str> {
     let number: PhoneNumber = text.parse().map_err(|_| NOT_E164)?;
     match number.is_possible_with_reason() {
         Ok(NumberLengthType::IsPossible) => {}

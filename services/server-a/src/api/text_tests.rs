@@ -31,6 +31,8 @@ fn what_is_not_e164_is_refused() {
         "+999123456789",
         "+0123456789",
         "+1-800-FLOWERS",
+        // Two trunk prefixes in a row.
+        "+640000000",
         "+14155550123 ext. 5",
         "+14155550123;ext=5",
         "tel:+14155550123",

@@ -113,10 +113,12 @@ fn is_unavailable(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
         // SQLSTATE: connection exceptions, resources, operator intervention (shutdown, start-up),
-        // deadlocks, and a server that has become a read-only standby.
-        sqlx::Error::Database(error) => error
-            .code()
-            .is_some_and(|code| ["08", "53", "57", "40"].contains(&&code[..2]) || code == "25006"),
+        // deadlocks; a server that has become a read-only standby; tables that are yet to be made.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            ["08", "53", "57", "40", "25006", "42P01"]
+                .iter()
+                .any(|state| code.starts_with(state))
+        }),
         _ => false,
     }
 }

@@ -87,7 +87,7 @@ fn record(span: &Span, status: StatusCode, elapsed: Duration) {
     if status.is_server_error() {
         span.record("otel.status_code", "ERROR");
     }
-    let elapsed_ms = elapsed.as_secs_f64() * 1e3;
+    let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     tracing::info!(parent: span, status = status.as_u16(), elapsed_ms, "answered");
 }
 

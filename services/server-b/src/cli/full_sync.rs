@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use service_runtime::config::DatabaseArgs;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::connect;
+use super::connect_migrated;
 use super::progress::Progress;
 use crate::full_sync::{self, SyncStatus};
 
@@ -41,7 +41,7 @@ pub struct FullSyncArgs {
 
 pub async fn run(args: FullSyncArgs) -> anyhow::Result<()> {
     let started = Instant::now();
-    let pool = connect(&args.database).await?;
+    let pool = connect_migrated(&args.database).await?;
     let sync_id = full_sync::request(&pool, REQUESTED_BY)
         .await
         .context("cannot ask for a full sync")?;
@@ -49,8 +49,8 @@ pub async fn run(args: FullSyncArgs) -> anyhow::Result<()> {
     let limit = Duration::from_secs(args.timeout);
     let done = tokio::time::timeout(limit, follow(&pool, sync_id))
         .await
-        .with_context(|| {
-            format!(
+        .map_err(|_| {
+            anyhow!(
                 "full sync {sync_id} did not finish within {} s; it goes on when a running server-b \
                  can serve it",
                 args.timeout

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use service_runtime::config::DatabaseArgs;
 use wire_contract::{KeyDigest, UserId};
 
-use super::connect;
+use super::connect_migrated;
 use super::progress::Progress;
 use super::rows::{self, Fault, Row, refuse};
 use super::users::open;
@@ -69,7 +69,7 @@ struct Plan {
 pub async fn run(args: ImportArgs) -> anyhow::Result<()> {
     let keys = KeyRing::from_args(&args.keys)?;
     let rows = rows::read(open(&args.file)?)?;
-    let users = Users::new(connect(&args.database).await?);
+    let users = Users::new(connect_migrated(&args.database).await?);
     let plan = plan(&users, rows, args.on_conflict).await?;
     let (created, updated, skipped) = (plan.create.len(), plan.update.len(), plan.skipped);
     write(&users, &keys, plan, args.generated_keys_out.as_deref()).await?;

@@ -8,12 +8,12 @@ mod rows;
 mod tests;
 mod users;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use service_runtime::config::{AdminArgs, AmqpArgs, DatabaseArgs, ListenArgs, TelemetryArgs};
-use sqlx::PgPool;
+use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::api::AdminTokenArgs;
 use crate::keys::KeyArgs;
@@ -115,11 +115,29 @@ impl Cli {
     }
 }
 
-/// A pool that has been tried once: a command has nobody to retry for.
+/// A pool whose database has been reached once: a command has nobody to retry for.
 async fn connect(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
     let pool = db::pool(args)?;
-    pool.acquire()
+    // Not through the pool, which would hide the cause behind its own time limit.
+    PgConnection::connect_with(&pool.connect_options())
         .await
-        .context("cannot connect to the database that DATABASE_URL names")?;
+        .context("cannot connect to the database that DATABASE_URL names")?
+        .close()
+        .await
+        .context("the database went away")?;
+    Ok(pool)
+}
+
+/// The same, and the tables are there.
+async fn connect_migrated(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
+    let pool = connect(args).await?;
+    let migrated: bool = sqlx::query_scalar("SELECT to_regclass('users') IS NOT NULL")
+        .fetch_one(&pool)
+        .await
+        .context("cannot read the database")?;
+    ensure!(
+        migrated,
+        "the database has no tables yet: run `server-b migrate` first"
+    );
     Ok(pool)
 }

@@ -12,7 +12,7 @@ use service_runtime::config::DatabaseArgs;
 use time::format_description::well_known::Rfc3339;
 use wire_contract::UserId;
 
-use super::connect;
+use super::connect_migrated;
 use super::import::{self, ImportArgs};
 use crate::keys::{KeyArgs, KeyRing, NewKey};
 use crate::users::{CreatedUser, NewUser, User, UserChanges, Users};
@@ -153,7 +153,7 @@ pub async fn run(command: UsersCommand) -> anyhow::Result<()> {
 async fn create(args: CreateArgs) -> anyhow::Result<()> {
     let keys = KeyRing::from_args(&args.keys)?;
     let api_key = given_or_generated(args.api_key_file.as_deref())?;
-    let users = Users::new(connect(&args.database).await?);
+    let users = Users::new(connect_migrated(&args.database).await?);
     let new = NewUser {
         username: args.username,
         is_active: !args.inactive,
@@ -172,7 +172,7 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
 }
 
 async fn list(args: ListArgs) -> anyhow::Result<()> {
-    let users = Users::new(connect(&args.database).await?);
+    let users = Users::new(connect_migrated(&args.database).await?);
     let page = users
         .list(args.cursor, args.limit, args.username.as_deref())
         .await?;
@@ -187,7 +187,7 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
 }
 
 async fn update(args: UpdateArgs) -> anyhow::Result<()> {
-    let users = Users::new(connect(&args.database).await?);
+    let users = Users::new(connect_migrated(&args.database).await?);
     let changes = UserChanges {
         username: args.changes.username,
         is_active: args.changes.active,
@@ -199,7 +199,7 @@ async fn update(args: UpdateArgs) -> anyhow::Result<()> {
 }
 
 async fn delete(args: DeleteArgs) -> anyhow::Result<()> {
-    let users = Users::new(connect(&args.database).await?);
+    let users = Users::new(connect_migrated(&args.database).await?);
     users.delete(args.user_id).await?;
     println!("user {} deleted", args.user_id);
     Ok(())
@@ -209,7 +209,7 @@ async fn delete(args: DeleteArgs) -> anyhow::Result<()> {
 async fn rotate_key(args: RotateKeyArgs) -> anyhow::Result<()> {
     let keys = KeyRing::from_args(&args.keys)?;
     let api_key = given_or_generated(args.api_key_file.as_deref())?;
-    let users = Users::new(connect(&args.database).await?);
+    let users = Users::new(connect_migrated(&args.database).await?);
     let overlap = args.overlap_seconds.map(Duration::from_secs);
     let user = users
         .rotate_key(&keys, args.user_id, api_key.clone(), overlap)

@@ -14,22 +14,17 @@ use lapin::{Channel, Connection, Consumer};
 use parking_lot::RwLock;
 use service_runtime::amqp::{
     ConnectionState, Connector, Publisher, SessionError, dead_letter, declare_queue,
-    delivery_trace, event_type,
 };
-use service_runtime::trace::TraceContext;
 use sqlx::PgPool;
-use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use wire_contract::{
-    DecodeError, SMS_OUTBOUND_DEAD, SMS_OUTBOUND_QUEUE, SmsEnvelope, decode_json, specs,
-};
+use wire_contract::{SMS_OUTBOUND_DEAD, SMS_OUTBOUND_QUEUE, specs};
 
+use super::delivery::{DeadReason, Poison, Readable, sort};
 use super::metrics;
 use super::store::{self, InsertError, ReceivedSms};
 
-const SMS_SUBMITTED: &str = "sms.submitted";
 /// Begins this consumer's tags, as the broker's tools show them.
 const CONSUMER_TAG: &str = "server-b.sms";
 /// Two batches: one in the database, one on its way here.
@@ -38,8 +33,6 @@ const PREFETCH: u16 = 1000;
 const BATCH: usize = 500;
 /// How long a batch waits to grow.
 const LINGER: Duration = Duration::from_millis(5);
-/// Longest trace header that is stored.
-const MAX_TRACE_HEADER: usize = 512;
 
 /// Consumes until `shutdown`, then settles the batch in hand. `wake` is notified when there are new
 /// rows; `publisher` takes the dead letters.
@@ -79,39 +72,6 @@ struct Intake {
     pool: PgPool,
     wake: Arc<Notify>,
     shutdown: CancellationToken,
-}
-
-/// A delivery with the SMS that it carries.
-struct Readable {
-    delivery: Delivery,
-    sms: ReceivedSms,
-}
-
-/// A delivery that can never become a row.
-struct Poison {
-    delivery: Delivery,
-    reason: DeadReason,
-}
-
-/// Why; without contents, since it goes to the log.
-#[derive(Debug, thiserror::Error)]
-enum DeadReason {
-    #[error("the property `type` is not {SMS_SUBMITTED}")]
-    UnknownType,
-    #[error(transparent)]
-    Malformed(#[from] DecodeError),
-    #[error("refused by the database: SQLSTATE {sqlstate}")]
-    Refused { sqlstate: String },
-}
-
-impl DeadReason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::UnknownType => "unknown_type",
-            Self::Malformed(_) => "malformed",
-            Self::Refused { .. } => "refused_by_database",
-        }
-    }
 }
 
 /// What the database did with a batch.
@@ -288,51 +248,6 @@ async fn next_batch(consumer: &mut Consumer) -> anyhow::Result<Vec<Delivery>> {
         }
     }
     Ok(batch)
-}
-
-fn sort(deliveries: Vec<Delivery>) -> (Vec<Readable>, Vec<Poison>) {
-    let now = OffsetDateTime::now_utc();
-    let (mut readable, mut poison) = (Vec::with_capacity(deliveries.len()), Vec::new());
-    for delivery in deliveries {
-        match read(&delivery) {
-            Ok(sms) => {
-                let age = now - sms.envelope.submitted_at;
-                // The clocks of A and B may differ by more than the queue takes.
-                metrics::QUEUE_AGE.observe(age.as_seconds_f64().max(0.0));
-                readable.push(Readable { delivery, sms });
-            }
-            Err(reason) => poison.push(Poison { delivery, reason }),
-        }
-    }
-    (readable, poison)
-}
-
-fn read(delivery: &Delivery) -> Result<ReceivedSms, DeadReason> {
-    if event_type(delivery) != SMS_SUBMITTED {
-        return Err(DeadReason::UnknownType);
-    }
-    let envelope: SmsEnvelope = decode_json(SMS_SUBMITTED, &delivery.data)?;
-    let property = delivery.properties.message_id().as_ref();
-    let named = property.and_then(|id| Uuid::try_parse(id.as_str()).ok());
-    if named != Some(envelope.message_id) {
-        tracing::debug!(message_id = %envelope.message_id, "the AMQP message_id is not the SMS's own, which counts");
-    }
-    let TraceContext {
-        traceparent,
-        tracestate,
-    } = delivery_trace(delivery);
-    Ok(ReceivedSms {
-        envelope,
-        trace: TraceContext {
-            traceparent: traceparent.filter(|text| storable(text)),
-            tracestate: tracestate.filter(|text| storable(text)),
-        },
-    })
-}
-
-/// A broken trace header must not cost the SMS.
-fn storable(header: &str) -> bool {
-    header.len() <= MAX_TRACE_HEADER && header.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// An ack to send.

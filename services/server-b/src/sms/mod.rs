@@ -10,5 +10,6 @@ pub mod consumer;
 pub mod dispatcher;
 pub mod provider;
 
+mod delivery;
 mod metrics;
 mod store;

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 use wire_contract::{KeyDigest, UserId};
 
-use super::{NewUser, UserError, Users, in_transaction};
+use super::store::in_transaction;
+use super::{NewUser, UserError, Users};
 use crate::keys::{KeyRing, NewKey};
 
 /// User ids by username.

@@ -23,7 +23,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Seconds. Under 5 gives false alarms; 10 finds a dead peer within 20.
 const HEARTBEAT: u16 = 10;
 /// The longest pause between two tries.
-const MAX_BACKOFF: Duration = Duration::from_secs(2);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 /// A session that lived this long starts the back-off anew.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 

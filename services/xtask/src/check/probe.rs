@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
+use test_support::Http;
 
 use super::report::readable;
-use crate::http::Http;
 use crate::services::Service;
 
 const DEADLINE: Duration = Duration::from_secs(30);

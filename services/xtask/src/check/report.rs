@@ -29,7 +29,11 @@ impl Report {
             Ok(seen) => ("ok", seen.result, seen.time),
             Err(error) => {
                 self.failed = true;
-                ("FAILED", format!("{error:#}"), String::new())
+                let error = format!("{error:#}");
+                println!("  {what}: {error}");
+                // More lines would tear the table apart.
+                let first_line = error.lines().next().unwrap_or_default().to_owned();
+                ("FAILED", first_line, String::new())
             }
         };
         println!("  {step}: {mark}");

@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use test_support::servers::psql;
-use test_support::try_eventually;
+use test_support::{Http, try_eventually};
 
 use super::report::{Seen, readable};
 use super::steps::User;
-use crate::http::Http;
 use crate::services::Services;
 
 const SMS: usize = 200;

@@ -7,18 +7,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use test_support::servers::{psql, random_hex, write_private};
-use test_support::try_eventually;
+use test_support::{Answer, Http, try_eventually};
 
 use super::probe::{self, Verdict};
 use super::report::{Seen, readable};
 use super::sms;
-use crate::http::{Answer, Http};
 use crate::services::Services;
 use crate::workspace::State;
 
 const IMPORTED: u32 = 10_000;
-/// What every key that server B generates begins with.
-const KEY_PREFIX: &str = "isk_";
 const SYNC_DEADLINE: Duration = Duration::from_mins(1);
 
 /// One row of the table.
@@ -29,7 +26,7 @@ pub struct Step<'a> {
 }
 
 /// All steps; a later one may need what an earlier one made.
-pub fn all<'a>() -> [Step<'a>; 10] {
+pub fn all<'a>() -> [Step<'a>; 11] {
     let step = |name, what, run| Step { name, what, run };
     [
         step(
@@ -40,6 +37,11 @@ pub fn all<'a>() -> [Step<'a>; 10] {
         step("REST", "PATCH is_active: false", Check::deactivate_by_rest),
         step("REST", "POST a user", Check::create_by_rest),
         step("CLI", "server-b users create", Check::create_by_cli),
+        step(
+            "CLI",
+            "server-b users update --active false",
+            Check::deactivate_by_cli,
+        ),
         step(
             "psql",
             "UPDATE users SET is_active = false",
@@ -171,25 +173,32 @@ impl<'a> Check<'a> {
     fn create_by_cli(&mut self) -> Result<Seen> {
         let name = format!("{}-cli", self.prefix);
         let users = self.users_in_table()?;
-        let arguments = ["users", "create", "--username", &name, "--daily-quota", "5"];
-        // The key is not known before it is made, so the count of users shows when the replicas know of it.
+        let arguments = [
+            "users",
+            "create",
+            &name,
+            "--daily-quota",
+            "5",
+            "--output",
+            "json",
+        ];
         let printed = self.services.server_b_cli(&arguments)?;
+        // The key was not known before, so the count of users shows when the replicas know of it.
         let lag = probe::wait_for_users(&self.services.replicas, users + 1)?;
-        let key = printed
-            .split(|c: char| c.is_whitespace() || c == '"')
-            .find(|word| word.starts_with(KEY_PREFIX));
-        let key = key.context("server-b users create printed no key")?;
-        for replica in &self.services.replicas {
-            let verdict = probe::ask(&self.http, replica, key)?;
-            ensure!(
-                verdict == Verdict::Accepted,
-                "{}: the new key is {verdict:?}",
-                replica.name
-            );
-        }
+        let created: Value = serde_json::from_str(&printed).context("no JSON was printed")?;
+        self.all_accept(api_key(&created)?)?;
         Ok(Seen {
-            result: "the printed key is accepted".to_owned(),
+            result: "accepted by every replica".to_owned(),
             time: lag,
+        })
+    }
+
+    fn deactivate_by_cli(&mut self) -> Result<Seen> {
+        let user = self.take_user()?;
+        let id = user.user_id.to_string();
+        self.change(&user.api_key, Verdict::Inactive, || {
+            self.services
+                .server_b_cli(&["users", "update", &id, "--active", "false"])
         })
     }
 
@@ -218,17 +227,7 @@ impl<'a> Check<'a> {
             Verdict::Unknown,
             || self.rest("POST", &path, Some(&json!({})), 200),
         )?;
-        let key = answer["api_key"]
-            .as_str()
-            .context("the answer has no api_key")?;
-        for replica in &self.services.replicas {
-            let verdict = probe::ask(&self.http, replica, key)?;
-            ensure!(
-                verdict == Verdict::Accepted,
-                "{}: the new key is {verdict:?}",
-                replica.name
-            );
-        }
+        self.all_accept(api_key(&answer)?)?;
         Ok(Seen {
             result: "the old key is refused, the new one accepted".to_owned(),
             time: lag,
@@ -283,7 +282,7 @@ impl<'a> Check<'a> {
         let users = self.users_in_table()?;
         let lag = probe::wait_for_users(&self.services.replicas, users)?;
         Ok(Seen {
-            result: format!("{users} users left in the table and every replica"),
+            result: format!("left in the table and every replica: {users}"),
             time: lag,
         })
     }
@@ -311,9 +310,21 @@ impl<'a> Check<'a> {
     fn rest(&self, method: &str, path: &str, body: Option<&Value>, expected: u16) -> Result<Value> {
         let url = format!("{}/admin/v1/{path}", self.services.server_b.url);
         let header = Some(("authorization", self.bearer.as_str()));
-        let Answer { status, body } = self.http.call(method, &url, header, body)?;
+        let Answer { status, body, .. } = self.http.call(method, &url, header, body)?;
         ensure!(status == expected, "{method} {path}: {status} {body}");
         Ok(body)
+    }
+
+    fn all_accept(&self, key: &str) -> Result<()> {
+        for replica in &self.services.replicas {
+            let verdict = probe::ask(&self.http, replica, key)?;
+            ensure!(
+                verdict == Verdict::Accepted,
+                "{}: the key is {verdict:?}",
+                replica.name
+            );
+        }
+        Ok(())
     }
 
     fn take_user(&mut self) -> Result<User> {
@@ -325,4 +336,11 @@ impl<'a> Check<'a> {
             .parse()
             .context("a count")
     }
+}
+
+/// The key in an answer that shows it this once.
+fn api_key(answer: &Value) -> Result<&str> {
+    answer["api_key"]
+        .as_str()
+        .context("the answer has no api_key")
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-/// A client that keeps its connections.
+/// A client that keeps its connections. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Http(ureq::Agent);
 
@@ -14,11 +14,23 @@ pub struct Http(ureq::Agent);
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
+    /// The header `content-type`.
+    pub content_type: String,
     /// The body, `null` if it is not JSON.
     pub body: Value,
+    /// The body as it came.
+    pub text: String,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Http {
+    /// A client of its own, with a limit of 30 s for each call.
+    #[must_use]
     pub fn new() -> Self {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_secs(30)))
@@ -26,7 +38,7 @@ impl Http {
         Self(config.build().into())
     }
 
-    /// Sends `body` with one more header.
+    /// Sends `body` as JSON with one more header.
     pub fn call(
         &self,
         method: &str,
@@ -45,14 +57,22 @@ impl Http {
         let what = || format!("{method} {url}");
         let mut response = self.0.run(request).with_context(what)?;
         let status = response.status().as_u16();
+        let content_type = response
+            .headers()
+            .get("content-type")
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
         let text = response.body_mut().read_to_string().with_context(what)?;
         Ok(Answer {
             status,
+            content_type,
             body: serde_json::from_str(&text).unwrap_or(Value::Null),
+            text,
         })
     }
 
-    /// The JSON at `url`.
+    /// What is at `url`.
     pub fn get(&self, url: &str) -> Result<Answer> {
         self.call("GET", url, None, None)
     }

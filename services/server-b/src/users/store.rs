@@ -1,0 +1,275 @@
+//! One user at a time.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use garde::Validate;
+use service_runtime::trace::TraceContext;
+use sqlx::{PgConnection, PgPool};
+use tracing::{Instrument, Span};
+use wire_contract::UserId;
+
+use super::{MAX_OVERLAP, MAX_PAGE, NewUser, User, UserChanges, UserError, UserPage};
+use crate::keys::{KeyRing, NewKey};
+
+/// A statement about users followed by the columns of [`User`], and what comes after them.
+macro_rules! user_sql {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            " user_id, username, is_active, daily_quota, version, created_at, updated_at,
+              (SELECT prefix FROM api_keys
+               WHERE api_keys.user_id = users.user_id AND expires_at IS NULL) AS key_prefix ",
+            $after
+        )
+    };
+}
+
+/// The users of the database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Users {
+    pub(super) pool: PgPool,
+}
+
+impl Users {
+    /// Over a pool.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// Creates a user with its key: one event for the replicas.
+    pub async fn create(&self, keys: &KeyRing, user: NewUser) -> Result<User, UserError> {
+        user.validate()?;
+        let sealed = keys.seal(user.api_key.expose());
+        in_transaction(&self.pool, move |tx| {
+            Box::pin(async move {
+                // The key first (its foreign key is deferred): the user's row then carries it from
+                // the start, and no replica sees a user without a key.
+                let user_id = insert_first_key(tx, &user.api_key, sealed).await?;
+                insert_user(tx, user_id, user).await
+            })
+        })
+        .await
+    }
+
+    /// One user.
+    pub async fn get(&self, user_id: UserId) -> Result<User, UserError> {
+        sqlx::query_as(user_sql!("SELECT", "FROM users WHERE user_id = $1"))
+            .bind(user_id)
+            .fetch_optional(&self.pool)
+            .await?
+            .ok_or(UserError::NotFound(user_id))
+    }
+
+    /// Up to `limit` users (1 to [`MAX_PAGE`]) after `cursor`; with `username`, only the one of that name.
+    pub async fn list(
+        &self,
+        cursor: Option<UserId>,
+        limit: u16,
+        username: Option<&str>,
+    ) -> Result<UserPage, UserError> {
+        if !(1..=MAX_PAGE).contains(&limit) {
+            return Err(UserError::Invalid {
+                field: "limit".to_owned(),
+                message: format!("must be from 1 to {MAX_PAGE}"),
+            });
+        }
+        // Two statements: an optional condition in one would make its plan a full scan.
+        let query = match username {
+            Some(name) => sqlx::query_as(user_sql!(
+                "SELECT",
+                "FROM users WHERE username = $1 AND user_id > $2 ORDER BY user_id LIMIT $3"
+            ))
+            .bind(name),
+            None => sqlx::query_as(user_sql!(
+                "SELECT",
+                "FROM users WHERE user_id > $1 ORDER BY user_id LIMIT $2"
+            )),
+        };
+        // One more is asked for than is shown: it tells whether there is a next page.
+        let query = query
+            .bind(cursor.unwrap_or(UserId::MIN))
+            .bind(i64::from(limit) + 1);
+        let mut users: Vec<User> = query.fetch_all(&self.pool).await?;
+        let more = users.len() > usize::from(limit);
+        users.truncate(usize::from(limit));
+        let next_cursor = users.last().map(|user| user.user_id).filter(|_| more);
+        Ok(UserPage { users, next_cursor })
+    }
+
+    /// Changes what `changes` names, and returns the user as it is then.
+    pub async fn update(&self, user_id: UserId, changes: UserChanges) -> Result<User, UserError> {
+        changes.validate()?;
+        in_transaction(&self.pool, move |tx| {
+            Box::pin(async move {
+                sqlx::query_as(user_sql!(
+                    "UPDATE users
+                     SET username = coalesce($2, username), is_active = coalesce($3, is_active),
+                         daily_quota = coalesce($4, daily_quota)
+                     WHERE user_id = $1 RETURNING",
+                    ""
+                ))
+                .bind(user_id)
+                .bind(changes.username)
+                .bind(changes.is_active)
+                .bind(changes.daily_quota)
+                .fetch_optional(tx)
+                .await?
+                .ok_or(UserError::NotFound(user_id))
+            })
+        })
+        .await
+    }
+
+    /// Deletes a user and its keys.
+    pub async fn delete(&self, user_id: UserId) -> Result<(), UserError> {
+        in_transaction(&self.pool, move |tx| {
+            Box::pin(async move {
+                let done = sqlx::query("DELETE FROM users WHERE user_id = $1")
+                    .bind(user_id)
+                    .execute(tx)
+                    .await?;
+                match done.rows_affected() {
+                    0 => Err(UserError::NotFound(user_id)),
+                    _ => Ok(()),
+                }
+            })
+        })
+        .await
+    }
+
+    /// Gives a user another key. All its other keys are refused from then on; with an overlap (at most
+    /// [`MAX_OVERLAP`]) the one replaced is accepted that much longer.
+    pub async fn rotate_key(
+        &self,
+        keys: &KeyRing,
+        user_id: UserId,
+        key: NewKey,
+        overlap: Option<Duration>,
+    ) -> Result<User, UserError> {
+        let overlap = overlap.unwrap_or_default();
+        if overlap > MAX_OVERLAP {
+            return Err(UserError::Invalid {
+                field: "overlap_seconds".to_owned(),
+                message: format!("must be from 0 to {}", MAX_OVERLAP.as_secs()),
+            });
+        }
+        let sealed = keys.seal(key.expose());
+        in_transaction(&self.pool, move |tx| {
+            Box::pin(async move {
+                // Two rotations at once take turns here.
+                sqlx::query("SELECT FROM users WHERE user_id = $1 FOR UPDATE")
+                    .bind(user_id)
+                    .fetch_optional(&mut *tx)
+                    .await?
+                    .ok_or(UserError::NotFound(user_id))?;
+                replace_key(tx, user_id, &key, sealed, overlap).await?;
+                let rotated = sqlx::query_as(user_sql!("SELECT", "FROM users WHERE user_id = $1"));
+                Ok(rotated.bind(user_id).fetch_one(tx).await?)
+            })
+        })
+        .await
+    }
+}
+
+/// Draws the id of the user to be, and gives it the key.
+async fn insert_first_key(
+    tx: &mut PgConnection,
+    key: &NewKey,
+    sealed: Option<Vec<u8>>,
+) -> Result<UserId, UserError> {
+    let user_id = sqlx::query_scalar(
+        "INSERT INTO api_keys (user_id, digest, sealed, prefix)
+         VALUES (nextval(pg_get_serial_sequence('users', 'user_id')), $1, $2, $3)
+         RETURNING user_id",
+    )
+    .bind(key.digest().as_bytes().as_slice())
+    .bind(sealed)
+    .bind(key.prefix())
+    .fetch_one(tx)
+    .await?;
+    Ok(user_id)
+}
+
+async fn insert_user(
+    tx: &mut PgConnection,
+    user_id: UserId,
+    user: NewUser,
+) -> Result<User, UserError> {
+    let created = sqlx::query_as(user_sql!(
+        "INSERT INTO users (user_id, username, is_active, daily_quota)
+         OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4) RETURNING",
+        ""
+    ))
+    .bind(user_id)
+    .bind(user.username)
+    .bind(user.is_active)
+    .bind(user.daily_quota)
+    .fetch_one(tx)
+    .await?;
+    Ok(created)
+}
+
+/// One statement, so one event: triggers fire at its end. Counting makes the database remove old keys
+/// before it inserts the new one, which may be one of them, and only one may be current.
+async fn replace_key(
+    tx: &mut PgConnection,
+    user_id: UserId,
+    key: &NewKey,
+    sealed: Option<Vec<u8>>,
+    overlap: Duration,
+) -> Result<(), UserError> {
+    sqlx::query(
+        "WITH overlapping AS (
+             UPDATE api_keys SET expires_at = now() + make_interval(secs => $5::float8)
+             WHERE user_id = $1 AND expires_at IS NULL AND $5 > 0 RETURNING 1
+         ), removed AS (
+             DELETE FROM api_keys
+             WHERE user_id = $1 AND ($5 = 0 OR expires_at <= now()) RETURNING 1
+         )
+         INSERT INTO api_keys (user_id, digest, sealed, prefix)
+         SELECT $1, $2, $3, $4
+         FROM (SELECT count(*) FROM overlapping) AS after_update,
+              (SELECT count(*) FROM removed) AS after_delete",
+    )
+    .bind(user_id)
+    .bind(key.digest().as_bytes().as_slice())
+    .bind(sealed)
+    .bind(key.prefix())
+    .bind(overlap.as_secs_f64())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Runs `work` in a transaction, in a task of its own that goes on when the caller goes away: a
+/// cancelled `begin` can leave a pooled connection broken (sqlx 0.9). The current trace goes along to the
+/// outbox.
+pub(super) async fn in_transaction<T, F>(pool: &PgPool, work: F) -> Result<T, UserError>
+where
+    T: Send + 'static,
+    F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, UserError>> + Send + 'static,
+{
+    let pool = pool.clone();
+    let task = async move {
+        let mut tx = pool.begin().await?;
+        let trace = TraceContext::current();
+        if trace.traceparent.is_some() {
+            sqlx::query(
+                "SELECT set_config('identity_sync.traceparent', $1, true),
+                        set_config('identity_sync.tracestate', coalesce($2, ''), true)",
+            )
+            .bind(trace.traceparent)
+            .bind(trace.tracestate)
+            .execute(&mut *tx)
+            .await?;
+        }
+        let done = work(&mut tx).await?;
+        tx.commit().await?;
+        Ok(done)
+    };
+    tokio::spawn(task.instrument(Span::current()))
+        .await
+        .map_err(UserError::Aborted)?
+}

@@ -1,0 +1,379 @@
+//! The whole product for one test: a database, a vhost, server B and replicas of server A as real processes.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+use crate::http::{Answer, Http};
+use crate::servers::psql;
+use crate::{ServiceCommand, ServiceProcess, TestDatabase, TestServers, TestVhost, eventually};
+
+/// Generous: speed is for benchmarks.
+pub const DEADLINE: Duration = Duration::from_mins(1);
+
+const ADMIN_TOKEN: &str = "test-admin-token-0123456789";
+
+/// Where an [`App`] finds its servers and how its processes are started.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// URL of the broker for server B.
+    pub b_rabbitmq_url: String,
+    /// URL of the broker for the replicas.
+    pub a_rabbitmq_url: String,
+    /// URL of the database.
+    pub database_url: String,
+    /// Further variables of both services.
+    pub environment: Vec<(String, String)>,
+}
+
+/// See the module's documentation. Dropping it kills the processes.
+#[derive(Debug)]
+pub struct App {
+    setup: Setup,
+    http: Http,
+    /// Server B while it runs.
+    pub server_b: Option<Node>,
+    /// The running replicas.
+    pub replicas: Vec<Node>,
+    /// Kept for their guards.
+    _servers: Option<(TestDatabase, TestVhost)>,
+    outputs: Vec<String>,
+}
+
+/// A running service.
+#[derive(Debug)]
+pub struct Node {
+    /// The process.
+    pub process: ServiceProcess,
+    /// Base URL of its API.
+    pub url: String,
+    /// Base URL of probes, status and metrics.
+    pub admin_url: String,
+}
+
+/// A user made by a test.
+#[derive(Debug, Clone)]
+pub struct TestUser {
+    /// Primary key.
+    pub id: i64,
+    /// API key.
+    pub key: String,
+}
+
+/// What a replica makes of a key; see [`App::verdict`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Authenticated; refused for the body alone.
+    Accepted,
+    /// 401
+    Unknown,
+    /// 403
+    Inactive,
+    /// 503
+    NotServing,
+    /// Anything else.
+    Other(u16),
+}
+
+impl Setup {
+    /// A fresh database and vhost on the shared servers, with the guards that drop them.
+    #[must_use]
+    pub fn shared() -> (Self, (TestDatabase, TestVhost)) {
+        let servers = TestServers::shared();
+        let (database, vhost) = (servers.fresh_database(), servers.fresh_vhost());
+        let setup = Self::on(vhost.url(), database.url());
+        (setup, (database, vhost))
+    }
+
+    /// The given servers.
+    #[must_use]
+    pub fn on(rabbitmq_url: &str, database_url: &str) -> Self {
+        let sealing_key = base64::engine::general_purpose::STANDARD.encode([7_u8; 32]);
+        let defaults = [
+            ("LOG_FORMAT", "json"),
+            ("LOG", "info"),
+            ("LISTEN", "127.0.0.1:0"),
+            ("ADMIN_LISTEN", "127.0.0.1:0"),
+            ("ADMIN_TOKEN", ADMIN_TOKEN),
+            ("KEY_SEALING_KEY", &sealing_key),
+        ];
+        Self {
+            b_rabbitmq_url: rabbitmq_url.to_owned(),
+            a_rabbitmq_url: rabbitmq_url.to_owned(),
+            database_url: database_url.to_owned(),
+            environment: defaults
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
+        }
+    }
+
+    /// Sets a variable of both services.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn command(&self, binary: &str, rabbitmq_url: &str) -> ServiceCommand {
+        self.environment
+            .iter()
+            .fold(ServiceCommand::new(binary), |command, (name, value)| {
+                command.env(name, value)
+            })
+            .env("RABBITMQ_URL", rabbitmq_url)
+    }
+}
+
+impl App {
+    /// Server B and two ready replicas on the shared servers.
+    ///
+    /// # Panics
+    /// When something does not start.
+    #[must_use]
+    pub fn start() -> Self {
+        let (setup, guards) = Setup::shared();
+        let mut app = Self::new(setup, Some(guards));
+        app.start_all(2);
+        app
+    }
+
+    /// Nothing runs yet.
+    #[must_use]
+    pub fn new(setup: Setup, servers: Option<(TestDatabase, TestVhost)>) -> Self {
+        Self {
+            setup,
+            http: Http::new(),
+            server_b: None,
+            replicas: Vec::new(),
+            _servers: servers,
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Starts B and so many replicas, and waits until all are ready.
+    pub fn start_all(&mut self, replicas: usize) {
+        self.start_b();
+        for _ in 0..replicas {
+            self.start_a();
+        }
+        self.wait_ready();
+    }
+
+    /// Starts server B; does not wait for it to be ready.
+    pub fn start_b(&mut self) {
+        let command = self
+            .setup
+            .command("server-b", &self.setup.b_rabbitmq_url)
+            .env("DATABASE_URL", &self.setup.database_url)
+            .arg("serve");
+        self.server_b = Some(Node::start(command));
+    }
+
+    /// Starts one more replica; does not wait for it to be ready.
+    pub fn start_a(&mut self) {
+        let instance = format!("a-{}", self.replicas.len());
+        let command = self
+            .setup
+            .command("server-a", &self.setup.a_rabbitmq_url)
+            .env("INSTANCE", instance);
+        self.replicas.push(Node::start(command));
+    }
+
+    /// Waits until every running process is ready.
+    ///
+    /// # Panics
+    /// After [`DEADLINE`].
+    pub fn wait_ready(&self) {
+        for node in self.nodes() {
+            eventually(DEADLINE, "a service to be ready", || node.ready(&self.http));
+        }
+    }
+
+    /// Kills server B as a crash would.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill_b(&mut self) {
+        let node = self.server_b.take().expect("server B runs");
+        node.process.kill9().expect("server B can be killed");
+        self.outputs.push(node.process.output());
+    }
+
+    /// All running processes.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.server_b.iter().chain(&self.replicas)
+    }
+
+    /// The HTTP client.
+    #[must_use]
+    pub fn http(&self) -> &Http {
+        &self.http
+    }
+
+    /// How the processes are started.
+    pub fn setup_mut(&mut self) -> &mut Setup {
+        &mut self.setup
+    }
+
+    /// Everything that all processes have written, those that ended included.
+    #[must_use]
+    pub fn output(&self) -> String {
+        let running = self.nodes().map(|node| node.process.output());
+        self.outputs.iter().cloned().chain(running).collect()
+    }
+
+    /// Runs SQL by `psql`.
+    ///
+    /// # Panics
+    /// When PostgreSQL refuses.
+    #[must_use]
+    pub fn sql(&self, sql: &str) -> String {
+        psql(&self.setup.database_url, sql).unwrap_or_else(|error| panic!("{sql}: {error:#}"))
+    }
+
+    /// Runs the command line of server B and gives what it printed, stdout and stderr, and how it ended.
+    ///
+    /// # Panics
+    /// When it cannot be started or does not end.
+    #[must_use]
+    pub fn cli(&self, arguments: &[&str]) -> (bool, String) {
+        let command = arguments.iter().fold(
+            self.setup
+                .command("server-b", &self.setup.b_rabbitmq_url)
+                .env("DATABASE_URL", &self.setup.database_url),
+            |command, argument| command.arg(*argument),
+        );
+        let process = command.start().expect("server-b starts");
+        let status = process.wait_exit(DEADLINE).expect("the command ends");
+        (status.success(), process.output())
+    }
+
+    /// Calls the admin API of server B.
+    pub fn admin(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let node = self.server_b.as_ref().context("server B runs")?;
+        let url = format!("{}/admin/v1{path}", node.url);
+        let bearer = format!("Bearer {ADMIN_TOKEN}");
+        self.http
+            .call(method, &url, Some(("authorization", &bearer)), body)
+    }
+
+    /// Creates a user with a generated key.
+    ///
+    /// # Panics
+    /// When server B refuses.
+    #[must_use]
+    pub fn create_user(&self, username: &str) -> TestUser {
+        let body = json!({"username": username});
+        let answer = self
+            .admin("POST", "/users", Some(&body))
+            .expect("B answers");
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        TestUser {
+            id: answer.body["user_id"].as_i64().expect("user_id"),
+            key: answer.body["api_key"].as_str().expect("api_key").to_owned(),
+        }
+    }
+
+    /// What a replica's cache says about a key. The body is invalid, so nothing is queued.
+    #[must_use]
+    pub fn verdict(&self, replica: &Node, key: &str) -> Verdict {
+        match replica
+            .send(&self.http, key, &json!({}))
+            .map(|answer| answer.status)
+        {
+            Ok(422) => Verdict::Accepted,
+            Ok(401) => Verdict::Unknown,
+            Ok(403) => Verdict::Inactive,
+            Ok(503) => Verdict::NotServing,
+            Ok(other) => Verdict::Other(other),
+            Err(_) => Verdict::Other(0),
+        }
+    }
+
+    /// Waits until every replica says so of a key.
+    ///
+    /// # Panics
+    /// After [`DEADLINE`].
+    pub fn everywhere(&self, key: &str, verdict: Verdict) {
+        for replica in &self.replicas {
+            eventually(DEADLINE, &format!("{verdict:?} at {}", replica.url), || {
+                let seen = self.verdict(replica, key);
+                ensure!(seen == verdict, "{seen:?}");
+                Ok(())
+            });
+        }
+    }
+
+    /// Sends an SMS through a replica.
+    pub fn send(&self, replica: &Node, key: &str) -> Result<Answer> {
+        let body = json!({"to": "+14155550123", "from": "ACME", "body": "a test"});
+        replica.send(&self.http, key, &body)
+    }
+}
+
+impl Node {
+    fn start(command: ServiceCommand) -> Self {
+        let process = command.start().expect("the service starts");
+        let url = |server| {
+            let address = process
+                .wait_for_address(server, DEADLINE)
+                .expect("the service listens");
+            format!("http://{address}")
+        };
+        let (url, admin_url) = (url("public"), url("admin"));
+        Self {
+            process,
+            url,
+            admin_url,
+        }
+    }
+
+    /// Whether `/readyz` says so; an error tells what it says.
+    pub fn ready(&self, http: &Http) -> Result<()> {
+        let answer = http.get(&format!("{}/readyz", self.admin_url))?;
+        ensure!(answer.status == 200, "{}", answer.text);
+        Ok(())
+    }
+
+    /// `/status`.
+    ///
+    /// # Panics
+    /// When the process does not answer.
+    #[must_use]
+    pub fn status(&self, http: &Http) -> Value {
+        let url = format!("{}/status", self.admin_url);
+        http.get(&url).expect("the service answers").body
+    }
+
+    /// `/metrics`.
+    ///
+    /// # Panics
+    /// When the process does not answer.
+    #[must_use]
+    pub fn metrics(&self, http: &Http) -> String {
+        let url = format!("{}/metrics", self.admin_url);
+        http.get(&url).expect("the service answers").text
+    }
+
+    /// The sum of a metric's series whose line contains `labels`.
+    #[must_use]
+    pub fn metric(&self, http: &Http, name: &str, labels: &str) -> f64 {
+        self.metrics(http)
+            .lines()
+            .filter(|line| {
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
+                    && line.contains(labels)
+            })
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// `POST /api/v1/sms/send` of server A.
+    pub fn send(&self, http: &Http, key: &str, body: &Value) -> Result<Answer> {
+        let url = format!("{}/api/v1/sms/send", self.url);
+        http.call("POST", &url, Some(("api-key", key)), Some(body))
+    }
+}

@@ -1,0 +1,148 @@
+//! No 202 for an SMS that is not in the queue, and every SMS once in server B.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use serde_json::json;
+use test_support::TestServers;
+use test_support::app::{App, DEADLINE, Setup, Verdict};
+use test_support::eventually;
+use test_support::servers::{RabbitMq, RabbitMqOptions};
+
+const SENDS: usize = 20_000;
+const CLIENTS: usize = 32;
+
+#[test]
+fn an_sms_is_stored_with_the_callers_user_id_and_handed_to_the_provider() {
+    let app = App::start();
+    let (alice, bob) = (app.create_user("alice"), app.create_user("bob"));
+    for user in [&alice, &bob] {
+        app.everywhere(&user.key, Verdict::Accepted);
+        for replica in &app.replicas {
+            let answer = app.send(replica, &user.key).expect("A answers");
+            assert_eq!(answer.status, 202, "{}", answer.text);
+            assert_eq!(answer.body["status"], "queued");
+            assert_eq!(answer.body["segments"], 1);
+            assert_eq!(answer.body["encoding"], "gsm7");
+            let id = answer.body["message_id"].as_str().expect("message_id");
+            let query = format!(
+                "SELECT user_id || ' ' || status || ' ' || provider FROM sms_messages
+                 WHERE message_id = '{id}'"
+            );
+            let expected = format!("{} sent log", user.id);
+            eventually(DEADLINE, "the SMS to be sent", || {
+                let row = app.sql(&query);
+                anyhow::ensure!(row.trim() == expected, "{row}");
+                Ok(())
+            });
+        }
+    }
+}
+
+#[test]
+fn the_bearer_form_of_the_key_is_accepted_and_errors_are_problems() {
+    let app = App::start();
+    let user = app.create_user("alice");
+    app.everywhere(&user.key, Verdict::Accepted);
+    let replica = &app.replicas[0];
+    let url = format!("{}/api/v1/sms/send", replica.url);
+    let bearer = format!("Bearer {}", user.key);
+    let body = json!({"to": "+14155550123", "body": "text"});
+    let answer = app
+        .http()
+        .call("POST", &url, Some(("authorization", &bearer)), Some(&body))
+        .expect("A answers");
+    assert_eq!(answer.status, 202, "{}", answer.text);
+
+    let mistakes = [
+        (None, json!({}), 401),
+        (Some(("api-key", "isk_wrong")), json!({}), 401),
+        (
+            Some(("api-key", user.key.as_str())),
+            json!({"to": "12", "body": "x"}),
+            422,
+        ),
+        (
+            Some(("api-key", user.key.as_str())),
+            json!({"body": "x".repeat(70_000)}),
+            413,
+        ),
+    ];
+    for (header, body, status) in mistakes {
+        let answer = app
+            .http()
+            .call("POST", &url, header, Some(&body))
+            .expect("A answers");
+        assert_eq!(answer.status, status, "{}", answer.text);
+        assert_eq!(answer.content_type, "application/problem+json");
+        assert_eq!(answer.body["status"], status);
+    }
+}
+
+#[test]
+fn every_202_is_found_in_server_b_exactly_once_though_the_broker_is_killed() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut broker =
+        RabbitMq::start(dir.path(), &RabbitMqOptions::default()).expect("the broker starts");
+    let database = TestServers::shared().fresh_database();
+    let setup = Setup::on(&broker.amqp_url("/"), database.url());
+    let mut app = App::new(setup, None);
+    app.start_all(2);
+    let user = app.create_user("alice");
+    app.everywhere(&user.key, Verdict::Accepted);
+
+    let accepted = Mutex::new(Vec::new());
+    let (started, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let (app, user, accepted) = (&app, &user, &accepted);
+            let (started, refused) = (&started, &refused);
+            scope.spawn(move || {
+                while started.fetch_add(1, Ordering::Relaxed) < SENDS {
+                    let replica = &app.replicas[client % app.replicas.len()];
+                    match app.send(replica, &user.key) {
+                        Ok(answer) if answer.status == 202 => {
+                            let id = answer.body["message_id"].as_str().expect("message_id");
+                            accepted.lock().expect("no panics").push(id.to_owned());
+                        }
+                        Ok(answer) => {
+                            assert_eq!(answer.status, 503, "{}", answer.text);
+                            refused.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(error) => panic!("{error:#}"),
+                    }
+                }
+            });
+        }
+        eventually(DEADLINE, "a quarter of the sends", || {
+            started.load(Ordering::Relaxed) > SENDS / 4
+        });
+        broker.kill9().expect("the broker can be killed");
+        broker.start_again().expect("the broker starts again");
+    });
+
+    let accepted: HashSet<String> = accepted
+        .into_inner()
+        .expect("no panics")
+        .into_iter()
+        .collect();
+    let refused = refused.into_inner();
+    println!(
+        "accepted {}, refused {refused} while the broker was down",
+        accepted.len()
+    );
+    assert!(refused > 0, "the fault must hit while SMS are sent");
+    eventually(DEADLINE, "every accepted SMS in server B", || {
+        // message_id is the primary key: what is there is there once.
+        let stored = app.sql("SELECT message_id FROM sms_messages");
+        let stored: HashSet<&str> = stored.lines().map(str::trim).collect();
+        let missing = accepted
+            .iter()
+            .filter(|id| !stored.contains(id.as_str()))
+            .count();
+        anyhow::ensure!(missing == 0, "{missing} of {} are missing", accepted.len());
+        Ok(())
+    });
+}

@@ -1,0 +1,130 @@
+//! A committed change by any write path reaches every replica; an aborted one reaches none.
+
+use serde_json::json;
+use test_support::app::{App, DEADLINE, Setup, Verdict};
+use test_support::{Link, eventually};
+
+use crate::relay_for_b;
+
+#[test]
+fn a_user_created_by_rest_is_accepted_by_every_replica() {
+    let app = App::start();
+    let user = app.create_user("alice");
+    app.everywhere(&user.key, Verdict::Accepted);
+}
+
+#[test]
+fn a_user_changed_by_rest_and_by_the_command_line_is_seen_by_every_replica() {
+    let app = App::start();
+    let user = app.create_user("alice");
+    app.everywhere(&user.key, Verdict::Accepted);
+
+    let path = format!("/users/{}", user.id);
+    let patched = app
+        .admin("PATCH", &path, Some(&json!({"is_active": false})))
+        .expect("B answers");
+    assert_eq!(patched.status, 200, "{}", patched.text);
+    app.everywhere(&user.key, Verdict::Inactive);
+
+    let id = user.id.to_string();
+    let (ok, output) = app.cli(&["users", "update", &id, "--active", "true"]);
+    assert!(ok, "{output}");
+    app.everywhere(&user.key, Verdict::Accepted);
+
+    let (ok, output) = app.cli(&["users", "delete", &id]);
+    assert!(ok, "{output}");
+    app.everywhere(&user.key, Verdict::Unknown);
+}
+
+#[test]
+fn a_change_made_in_psql_reaches_every_replica() {
+    let app = App::start();
+    let (first, second) = (app.create_user("alice"), app.create_user("bob"));
+    app.everywhere(&second.key, Verdict::Accepted);
+
+    let _ = app.sql("UPDATE users SET is_active = false");
+    app.everywhere(&first.key, Verdict::Inactive);
+    app.everywhere(&second.key, Verdict::Inactive);
+
+    let _ = app.sql(&format!("DELETE FROM users WHERE user_id = {}", first.id));
+    app.everywhere(&first.key, Verdict::Unknown);
+
+    let _ = app.sql("UPDATE users SET is_active = true");
+    app.everywhere(&second.key, Verdict::Accepted);
+    // SQL may expire keys.
+    let _ = app.sql("UPDATE api_keys SET expires_at = now()");
+    app.everywhere(&second.key, Verdict::Unknown);
+}
+
+#[test]
+fn an_aborted_transaction_reaches_no_replica() {
+    let app = App::start();
+    let user = app.create_user("alice");
+    app.everywhere(&user.key, Verdict::Accepted);
+    let _ = app.sql("BEGIN; UPDATE users SET is_active = false; DELETE FROM users; ROLLBACK");
+    // What is committed after it arrives, so the aborted one would have, too.
+    let marker = app.create_user("marker");
+    app.everywhere(&marker.key, Verdict::Accepted);
+    for replica in &app.replicas {
+        assert_eq!(app.verdict(replica, &user.key), Verdict::Accepted);
+        assert_eq!(replica.status(app.http())["sequence"], 2);
+    }
+}
+
+#[test]
+fn users_imported_from_csv_reach_every_replica() {
+    let app = App::start();
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let rows: String = (0..2_500)
+        .map(|number| format!("user-{number},{number},true,imported-key-{number:05}\n"))
+        .collect();
+    std::fs::write(
+        file.path(),
+        format!("username,daily_quota,is_active,api_key\n{rows}"),
+    )
+    .expect("the CSV file is written");
+    let (ok, output) = app.cli(&["users", "import", &file.path().display().to_string()]);
+    assert!(ok, "{output}");
+    for number in [0, 1_234, 2_499] {
+        app.everywhere(&format!("imported-key-{number:05}"), Verdict::Accepted);
+    }
+    for replica in &app.replicas {
+        eventually(DEADLINE, "all users in the cache", || {
+            replica.status(app.http())["users"] == 2_500
+        });
+    }
+}
+
+#[test]
+fn what_was_committed_before_server_b_was_killed_is_published_by_the_next() {
+    let (mut setup, guards) = Setup::shared();
+    let link = relay_for_b(&mut setup);
+    let mut app = App::new(setup, Some(guards));
+    app.start_all(2);
+    let users: Vec<_> = (0..20)
+        .map(|number| app.create_user(&format!("user-{number}")))
+        .collect();
+    for user in &users {
+        app.everywhere(&user.key, Verdict::Accepted);
+    }
+
+    // Between commit and publish: the change is committed, and cannot be published.
+    link.set_link(Link::Silent);
+    let _ = app.sql("UPDATE users SET is_active = false");
+    app.kill_b();
+    let waiting: i64 = app
+        .sql("SELECT count(*) FROM outbox")
+        .trim()
+        .parse()
+        .expect("a count");
+    assert_eq!(waiting, 20, "the fault must hit between commit and publish");
+
+    link.set_link(Link::Up);
+    app.start_b();
+    for user in &users {
+        app.everywhere(&user.key, Verdict::Inactive);
+    }
+    eventually(DEADLINE, "an empty outbox", || {
+        app.sql("SELECT count(*) FROM outbox").trim() == "0"
+    });
+}
