@@ -113,7 +113,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let drained = lifecycle.drained();
     lifecycle.support("sms publisher", publishing);
     lifecycle.support("control publisher", controlling);
-    lifecycle.support("admin server", admin_server.serve(admin.router(), drained.clone()));
+    lifecycle.support(
+        "admin server",
+        admin_server.serve(admin.router(), drained.clone()),
+    );
     // The cache is kept in step until the last request has been answered.
     lifecycle.support("cache sync", cache_sync.run(drained));
     let router = api::router(ApiState { cache, publisher });
@@ -129,5 +132,9 @@ fn host_name() -> String {
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
         .take(100)
         .collect();
-    if name.is_empty() { "server-a".to_owned() } else { name }
+    if name.is_empty() {
+        "server-a".to_owned()
+    } else {
+        name
+    }
 }

@@ -8,10 +8,8 @@
 
 pub mod api;
 pub mod cli;
-pub mod db;
 pub mod full_sync;
 pub mod keys;
-pub mod metrics;
 pub mod relay;
 pub mod replicas;
 pub mod serve;
@@ -19,3 +17,6 @@ pub mod sms;
 pub mod snapshot;
 pub mod users;
 pub mod wire_image;
+
+/// Embedded migrations. They expand first and contract a release later.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");

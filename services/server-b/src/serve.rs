@@ -1,16 +1,15 @@
 //! Puts server B together.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::Context;
 use futures_util::FutureExt;
 use parking_lot::RwLock;
 use service_runtime::admin::Admin;
 use service_runtime::amqp::{ConnectionState, Connector, Publisher};
+use service_runtime::database::{self, AfterMigration, Keeper};
 use service_runtime::http::Server;
 use service_runtime::lifecycle::Lifecycle;
-use service_runtime::readiness::{Gate, Readiness};
+use service_runtime::readiness::Readiness;
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -20,12 +19,7 @@ use crate::full_sync::FullSyncs;
 use crate::keys::KeyRing;
 use crate::relay::{self, Relay, RelayStatus};
 use crate::snapshot::Snapshots;
-use crate::{api, db, replicas, sms};
-
-/// How often the database is probed for readiness.
-const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// A database that does not answer by then is down.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+use crate::{MIGRATOR, api, replicas, sms};
 
 /// Runs until a signal; an error is a task that died.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
@@ -34,7 +28,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let connector = Connector::new("server-b", &args.amqp)?;
     let keys = KeyRing::from_args(&args.keys)?;
     let admin_token = args.admin_token.token()?;
-    let pool = db::pool(&args.database)?;
+    let pool = database::pool("server-b", &args.database)?;
     let database_gate = readiness.gate("database", "not reached yet");
 
     let relay_status = Arc::new(RwLock::new(RelayStatus::default()));
@@ -52,23 +46,35 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         status(&relay_status, &consumers, &events),
         on_scrape(&pool, &relay_status),
     );
-    lifecycle.support("admin server", admin_server.serve(admin.router(), drained.clone()));
+    lifecycle.support(
+        "admin server",
+        admin_server.serve(admin.router(), drained.clone()),
+    );
     lifecycle.support("event publisher", publishing_events);
     lifecycle.support("snapshot publisher", publishing_replies);
     lifecycle.support("dead-letter publisher", publishing_dead);
 
     // Whatever needs tables waits for them; probes are served meanwhile.
     let migrated = CancellationToken::new();
-    lifecycle.intake(
-        "database",
-        keep_database(pool.clone(), args.migrate, migrated.clone(), database_gate, shutdown.clone()),
-    );
+    // Readiness is that of the API, which needs the database, and not of the broker, for which the outbox
+    // waits.
+    let keeper = Keeper {
+        pool: pool.clone(),
+        migrator: &MIGRATOR,
+        migrate: args.migrate,
+        migrated: migrated.clone(),
+        gate: database_gate,
+    };
+    lifecycle.intake("database", keeper.run(shutdown.clone()));
     let router = api::router(api::ApiState {
         pool: pool.clone(),
         keys: keys.clone(),
         admin_token,
     });
-    lifecycle.intake("public server", public_server.serve(router, shutdown.clone()));
+    lifecycle.intake(
+        "public server",
+        public_server.serve(router, shutdown.clone()),
+    );
 
     let relay = Relay {
         pool: pool.clone(),
@@ -102,11 +108,19 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         wake,
         shutdown.clone(),
     );
-    let reports = replicas::run(connector, pool, Arc::clone(&consumers.reports), shutdown.clone());
+    let reports = replicas::run(
+        connector,
+        pool,
+        Arc::clone(&consumers.reports),
+        shutdown.clone(),
+    );
 
     let gate = AfterMigration { migrated, shutdown };
     lifecycle.intake("relay", gate.run(relay.run(gate.shutdown.clone())));
-    lifecycle.intake("full syncs", gate.run(full_syncs.run(gate.shutdown.clone())));
+    lifecycle.intake(
+        "full syncs",
+        gate.run(full_syncs.run(gate.shutdown.clone())),
+    );
     lifecycle.intake("snapshots", gate.run(snapshots.run(gate.shutdown.clone())));
     lifecycle.intake("replica reports", gate.run(reports));
     lifecycle.intake("SMS consumer", gate.run(consumer));
@@ -128,27 +142,6 @@ impl Default for Consumers {
             sms: ConnectionState::shared(),
             snapshots: ConnectionState::shared(),
             reports: ConnectionState::shared(),
-        }
-    }
-}
-
-/// Starts a task once the tables are there.
-struct AfterMigration {
-    migrated: CancellationToken,
-    shutdown: CancellationToken,
-}
-
-impl AfterMigration {
-    fn run<F>(&self, task: F) -> impl Future<Output = anyhow::Result<()>> + Send + use<F>
-    where
-        F: Future<Output = anyhow::Result<()>> + Send,
-    {
-        let (migrated, shutdown) = (self.migrated.clone(), self.shutdown.clone());
-        async move {
-            tokio::select! {
-                () = shutdown.cancelled() => Ok(()),
-                () = migrated.cancelled() => task.await,
-            }
         }
     }
 }
@@ -203,47 +196,4 @@ fn on_scrape(
         }
         .boxed()
     }
-}
-
-/// Migrates as soon as the database answers, then follows whether it does: readiness is that of the API,
-/// which needs the database, and not of the broker, for which the outbox waits.
-async fn keep_database(
-    pool: PgPool,
-    migrate: bool,
-    migrated: CancellationToken,
-    gate: Gate,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    loop {
-        let up = tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            up = probe(&pool, migrate, &migrated) => up,
-        };
-        match up {
-            Ok(()) => gate.open(),
-            Err(error) => gate.close(&format!("{error:#}")),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            () = tokio::time::sleep(PROBE_EVERY) => {}
-        }
-    }
-}
-
-async fn probe(pool: &PgPool, migrate: bool, migrated: &CancellationToken) -> anyhow::Result<()> {
-    if !migrated.is_cancelled() {
-        if migrate {
-            db::migrate(pool).await?;
-        }
-        let _: i64 = sqlx::query_scalar("SELECT term FROM relay_state")
-            .fetch_one(pool)
-            .await
-            .context("the tables are missing; run `server-b migrate`")?;
-        migrated.cancel();
-    }
-    tokio::time::timeout(PROBE_TIMEOUT, sqlx::query("SELECT 1").execute(pool))
-        .await
-        .context("the database does not answer")?
-        .context("the database is not reachable")?;
-    Ok(())
 }

@@ -85,9 +85,9 @@ impl TryFrom<UserRow> for WireImage {
         let mut keys = Vec::new();
         if let Some(digest) = row.digest {
             keys.push(KeyImage {
-                digest: digest
-                    .try_into()
-                    .map_err(|_| anyhow::anyhow!("digest of user {} is not 32 bytes", row.user_id))?,
+                digest: digest.try_into().map_err(|_| {
+                    anyhow::anyhow!("digest of user {} is not 32 bytes", row.user_id)
+                })?,
                 sealed: row.sealed,
                 expires_at_us: None,
             });
@@ -112,8 +112,9 @@ impl WireImage {
             .iter()
             .filter_map(|key| Some((key, key.expires_at_us?)))
             .map(|(key, micros)| {
-                let expires_at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
-                    .with_context(|| format!("expiry of a key of user {}", self.user_id))?;
+                let expires_at =
+                    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
+                        .with_context(|| format!("expiry of a key of user {}", self.user_id))?;
                 Ok(PreviousKey {
                     digest: KeyDigest::from_bytes(key.digest),
                     expires_at,

@@ -30,12 +30,7 @@ pub struct AmqpArgs {
 #[command(next_help_heading = "PostgreSQL")]
 pub struct DatabaseArgs {
     /// URL of the database, postgres://user:password@host:port/name; TLS by `?sslmode=verify-full&sslrootcert=FILE`
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: SecretString,
 
     /// Connections that one process opens at most

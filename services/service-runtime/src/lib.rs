@@ -6,13 +6,17 @@
 //! - [`readiness`]: named gates; `/readyz` tells which are closed
 //! - [`admin`]: `/livez`, `/readyz`, `/status`, `/metrics`
 //! - [`http`]: an HTTP server with limits and graceful shutdown
+//! - [`api`]: what is around the routes of every HTTP API
 //! - [`problem`]: RFC 9457 errors
+//! - [`database`]: pool, migrations, readiness of PostgreSQL
 //! - [`amqp`]: connection, topology, publisher, consumer supervision, dead letters
 //! - [`trace`]: W3C trace context to and from text
 
 pub mod admin;
 pub mod amqp;
+pub mod api;
 pub mod config;
+pub mod database;
 pub mod http;
 pub mod lifecycle;
 pub mod problem;

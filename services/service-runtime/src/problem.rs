@@ -88,9 +88,16 @@ impl Problem {
         )
     }
 
+    /// Names the field that is at fault.
+    #[must_use]
+    pub fn with_field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
     /// Names the message that may exist although the request failed.
     #[must_use]
-    pub fn with_message_id(mut self, message_id: impl ToString) -> Self {
+    pub fn with_message_id(mut self, message_id: uuid::Uuid) -> Self {
         self.message_id = Some(message_id.to_string());
         self
     }
@@ -124,10 +131,7 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.allow_authenticate {
-            headers.insert(
-                header::WWW_AUTHENTICATE,
-                HeaderValue::from_static("Bearer"),
-            );
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

@@ -16,7 +16,11 @@ use crate::config::{LogFormat, TelemetryArgs};
 
 /// Never, whatever the filter says: lapin logs returned messages with their bodies, and its frames; the phone number
 /// library what it parses.
-const NEVER_LOGGED: [&str; 3] = ["lapin=warn", "lapin::returned_messages=off", "rlibphonenumber=off"];
+const NEVER_LOGGED: [&str; 3] = [
+    "lapin=warn",
+    "lapin::returned_messages=off",
+    "rlibphonenumber=off",
+];
 
 /// Flushes traces when dropped: hold it until the end of `main`.
 #[must_use = "traces are flushed when the guard is dropped"]

@@ -277,8 +277,8 @@ fn the_digest_does_not_depend_on_order_and_tells_every_field() {
         |user| user.previous_keys.clear(),
     ];
     for change in changes {
-        let mut changed = user();
-        change(&mut changed);
-        assert_ne!(UserSetDigest::of_user(&changed), digest());
+        let mut other = user();
+        change(&mut other);
+        assert_ne!(UserSetDigest::of_user(&other), digest());
     }
 }

@@ -12,13 +12,12 @@ mod sms;
 mod text;
 
 use axum::extract::{DefaultBodyLimit, FromRef};
-use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use service_runtime::amqp::Publisher;
-use service_runtime::problem::Problem;
+use service_runtime::api::{self, AnsweredAt};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::ClientContext;
@@ -55,33 +54,18 @@ pub fn router(state: ApiState) -> Router {
 /// Puts what every request passes through around the routes.
 fn guarded(routes: Router, limits: Limits) -> Router {
     routes
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(api::not_found)
+        .method_not_allowed_fallback(api::method_not_allowed)
         // The last layer is the outermost.
         .layer(from_fn_with_state(limits, middleware::limit))
-        .layer(CatchPanicLayer::custom(middleware::panicked))
-        .layer(from_fn(middleware::observe))
+        .layer(CatchPanicLayer::custom(api::panicked))
+        .layer(from_fn(middleware::count_refusals))
+        .layer(from_fn_with_state(AnsweredAt::Debug, api::observe))
         .layer(from_fn(middleware::detach))
 }
 
 async fn banner() -> Json<Value> {
     Json(json!({"service": "server-a", "version": env!("CARGO_PKG_VERSION")}))
-}
-
-async fn not_found() -> Problem {
-    Problem::new(
-        StatusCode::NOT_FOUND,
-        "not_found",
-        format!("there is nothing here; SMS are sent by POST {SEND_PATH}"),
-    )
-}
-
-async fn method_not_allowed() -> Problem {
-    Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        "this path takes other methods, which the header Allow names",
-    )
 }
 
 #[cfg(test)]

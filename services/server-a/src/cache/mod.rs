@@ -132,6 +132,7 @@ impl UserCache {
     }
 
     /// Takes one event in. Only the sync task calls this.
+    #[expect(clippy::must_use_candidate, reason = "called for what it does")]
     pub fn apply(&self, event: ConfigEvent) -> Effect {
         let effect = self.shared.state.write().apply(event);
         let mut subscription = self.shared.subscription.write();

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 use wire_contract::{
     Bookmark, ConfigEvent, DIGEST_VERSION, Position, ShortDigest, SnapshotCause, SnapshotChunk,
-    SnapshotCompleted, SnapshotCredit, SnapshotStarted, SyncProgress, UserDeleted, UserId, UserRecord,
-    UserSetDigest, UserUpdated, key_hash, user_hash,
+    SnapshotCompleted, SnapshotCredit, SnapshotStarted, SyncProgress, UserDeleted, UserId,
+    UserRecord, UserSetDigest, UserUpdated, key_hash, user_hash,
 };
 
 use super::ClientConfig;
@@ -171,7 +171,9 @@ impl CacheState {
             ConfigEvent::UserDeleted(event) => self.user_deleted(&event),
             ConfigEvent::SnapshotStarted(event) => self.snapshot_started(event),
             ConfigEvent::SnapshotChunk(event) => self.snapshot_chunk(&event),
-            ConfigEvent::SnapshotCompleted(event) => self.source_completed(event.snapshot_id, &event),
+            ConfigEvent::SnapshotCompleted(event) => {
+                self.source_completed(event.snapshot_id, &event)
+            }
             ConfigEvent::SyncStarted(event) => self.start(event.sync_id, None),
             ConfigEvent::SyncCompleted(event) => {
                 let effect = self.source_completed(
@@ -370,13 +372,16 @@ impl CacheState {
         }
         let joins_stream = self.first_seen.is_none_or(|first| {
             first.epoch < end.position.epoch
-                || (first.epoch == end.position.epoch && first.sequence <= end.position.sequence + 1)
+                || (first.epoch == end.position.epoch
+                    && first.sequence <= end.position.sequence + 1)
         });
         if !joins_stream {
             self.ask(SnapshotCause::Gap);
             return;
         }
-        let seen = self.seen.map_or(end.position, |seen| seen.max(end.position));
+        let seen = self
+            .seen
+            .map_or(end.position, |seen| seen.max(end.position));
         self.seen = Some(seen);
         self.first_seen = self.first_seen.or(Some(seen));
         self.applied = Some(seen);
@@ -423,7 +428,9 @@ impl CacheState {
         }
         let comparable = self.sources.is_empty()
             && self.applied == Some(bookmark.position)
-            && self.comparable_from.is_none_or(|from| from <= bookmark.position)
+            && self
+                .comparable_from
+                .is_none_or(|from| from <= bookmark.position)
             && bookmark.digest_version == DIGEST_VERSION;
         if !comparable {
             return Effect::NotComparable;
@@ -573,7 +580,10 @@ impl CacheState {
     /// The full sync under way and the rows of it that were taken in.
     #[must_use]
     pub fn syncing(&self) -> Option<SyncProgress> {
-        let source = self.sources.iter().rfind(|source| source.chunks.is_none())?;
+        let source = self
+            .sources
+            .iter()
+            .rfind(|source| source.chunks.is_none())?;
         Some(SyncProgress {
             sync_id: source.id,
             rows: source.rows,

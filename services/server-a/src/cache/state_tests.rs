@@ -69,10 +69,12 @@ fn chunk(snapshot_id: Uuid, index: u32, as_of: i64, users: &[UserRecord]) -> Con
 }
 
 fn digest_of(users: &[UserRecord]) -> UserSetDigest {
-    users.iter().fold(UserSetDigest::default(), |mut sum, user| {
-        sum += UserSetDigest::of_user(user);
-        sum
-    })
+    users
+        .iter()
+        .fold(UserSetDigest::default(), |mut sum, user| {
+            sum += UserSetDigest::of_user(user);
+            sum
+        })
 }
 
 fn completed(snapshot_id: Uuid, sequence: i64, users: &[UserRecord]) -> ConfigEvent {
@@ -187,7 +189,11 @@ fn a_deleted_user_is_gone_and_stays_gone_when_the_event_is_repeated() {
 fn a_user_deleted_while_disconnected_is_swept_by_the_next_snapshot() {
     let mut state = synced(5, &[record(1, "k1", 1), record(2, "k2", 2)]);
     state.subscribed();
-    assert_eq!(who(&state, "k1"), Some(1), "served until it is known better");
+    assert_eq!(
+        who(&state, "k1"),
+        Some(1),
+        "served until it is known better"
+    );
     take_snapshot(&mut state, 9, &[record(2, "k2", 2)]);
     assert_eq!(who(&state, "k1"), None);
     assert_eq!(who(&state, "k2"), Some(2));
@@ -284,7 +290,10 @@ fn what_one_source_swept_another_that_read_earlier_does_not_bring_back() {
     let (slow, fast) = (Uuid::now_v7(), Uuid::now_v7());
     state.apply(started(slow));
     state.apply(started(fast));
-    assert_eq!(state.apply(completed(fast, 6, &[])), Effect::SourceCompleted);
+    assert_eq!(
+        state.apply(completed(fast, 6, &[])),
+        Effect::SourceCompleted
+    );
     let rows = [record(1, "k1", 1)];
     state.apply(chunk(slow, 0, 5, &rows));
     state.apply(completed(slow, 5, &rows));
@@ -309,10 +318,7 @@ fn a_gap_needs_a_snapshot_that_started_after_it() {
 #[test]
 fn a_bookmark_ahead_of_the_stream_is_a_gap() {
     let mut state = synced(5, &[]);
-    assert_eq!(
-        state.apply(bookmark(7, &[record(1, "k1", 3)])),
-        Effect::Gap
-    );
+    assert_eq!(state.apply(bookmark(7, &[record(1, "k1", 3)])), Effect::Gap);
     assert_eq!(state.wanted(), Some(SnapshotCause::Gap));
 }
 

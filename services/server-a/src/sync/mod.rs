@@ -98,11 +98,11 @@ impl CacheSync {
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let readiness = keep_gate(&self.cache, &self.gate);
         let connection_state = Arc::clone(&self.status.connection);
-        let supervised = self
-            .connector
-            .supervise("cache sync", &connection_state, &shutdown, |connection| {
-                self.session(connection, &shutdown)
-            });
+        let supervised =
+            self.connector
+                .supervise("cache sync", &connection_state, &shutdown, |connection| {
+                    self.session(connection, &shutdown)
+                });
         tokio::select! {
             () = supervised => Ok(()),
             () = readiness => Ok(()),
@@ -249,7 +249,9 @@ impl Session<'_> {
                 tracing::warn!(?seen, "gap in the stream: a snapshot is needed");
             }
             Effect::Mismatch => {
-                tracing::error!("the cache's digest differs from the database's: a snapshot is needed");
+                tracing::error!(
+                    "the cache's digest differs from the database's: a snapshot is needed"
+                );
             }
             Effect::Applied
             | Effect::Stale

@@ -5,16 +5,18 @@ mod auth;
 mod error;
 mod full_syncs;
 mod json;
-mod observe;
 #[cfg(test)]
 mod tests;
 mod users;
 
+use std::time::Duration;
+
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRef};
-use axum::http::StatusCode;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::extract::{DefaultBodyLimit, FromRef, Request};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use service_runtime::api::{self, AnsweredAt};
 use service_runtime::problem::Problem;
 use sqlx::PgPool;
 use tower::ServiceBuilder;
@@ -24,6 +26,9 @@ pub use auth::{AdminToken, AdminTokenArgs};
 
 use crate::keys::KeyRing;
 use crate::users::Users;
+
+/// A request that waits for a lock longer than this is better given up.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the handlers work with; each takes only its part.
 #[derive(Debug, Clone, FromRef)]
@@ -45,8 +50,9 @@ impl FromRef<ApiState> for Users {
 /// The routes, all under `/admin/v1`.
 pub fn router(state: ApiState) -> Router {
     let layers = ServiceBuilder::new()
-        .layer(from_fn(observe::observe))
-        .layer(CatchPanicLayer::custom(observe::panicked))
+        .layer(from_fn_with_state(AnsweredAt::Info, api::observe))
+        .layer(CatchPanicLayer::custom(api::panicked))
+        .layer(from_fn(limit_time))
         .layer(from_fn_with_state(
             state.admin_token.clone(),
             auth::require_token,
@@ -64,14 +70,17 @@ pub fn router(state: ApiState) -> Router {
         )
         .route("/admin/v1/full-syncs", post(full_syncs::create))
         .route("/admin/v1/full-syncs/{sync_id}", get(full_syncs::get))
-        .fallback(async || error::not_found("not_found", "there is nothing at this path"))
-        .method_not_allowed_fallback(async || {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "the path does not take this method; the header Allow lists those it does",
-            )
-        })
+        .fallback(api::not_found)
+        .method_not_allowed_fallback(api::method_not_allowed)
         .layer(layers)
         .with_state(state)
+}
+
+async fn limit_time(request: Request, next: Next) -> Response {
+    tokio::time::timeout(TIME_LIMIT, next.run(request))
+        .await
+        .unwrap_or_else(|_| {
+            let detail = "the request took too long; a change may still be made";
+            Problem::unavailable("timeout", detail, 5).into_response()
+        })
 }

@@ -13,11 +13,12 @@ use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use service_runtime::config::{AdminArgs, AmqpArgs, DatabaseArgs, ListenArgs, TelemetryArgs};
+use service_runtime::database;
 use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::api::AdminTokenArgs;
 use crate::keys::KeyArgs;
-use crate::{db, serve};
+use crate::{MIGRATOR, serve};
 
 /// What is logged by commands that answer on the terminal, unless LOG says otherwise.
 const QUIET: &str = "warn";
@@ -108,7 +109,9 @@ impl Cli {
     pub async fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Serve(args) => serve::run(*args).await,
-            Command::Migrate(args) => db::migrate(&connect(&args.database).await?).await,
+            Command::Migrate(args) => {
+                database::migrate(&connect(&args.database).await?, &MIGRATOR).await
+            }
             Command::FullSync(args) => full_sync::run(args).await,
             Command::Users(command) => users::run(command).await,
         }
@@ -117,7 +120,7 @@ impl Cli {
 
 /// A pool whose database has been reached once: a command has nobody to retry for.
 async fn connect(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
-    let pool = db::pool(args)?;
+    let pool = database::pool("server-b", args)?;
     // Not through the pool, which would hide the cause behind its own time limit.
     PgConnection::connect_with(&pool.connect_options())
         .await

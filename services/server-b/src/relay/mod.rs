@@ -124,7 +124,11 @@ impl Relay {
             return Ok(());
         };
         let state = numbering::take_term(&self.pool).await?;
-        tracing::info!(term = state.term, sequence = state.sequence, "leading the relay");
+        tracing::info!(
+            term = state.term,
+            sequence = state.sequence,
+            "leading the relay"
+        );
         *self.status.write() = RelayStatus {
             leader: true,
             term: state.term,
@@ -139,7 +143,7 @@ impl Relay {
             leadership,
             listener,
             published: None,
-            term: state.term,
+            number: state.term,
             last_work: Instant::now(),
             last_bookmark: None,
             last_coalesce: Instant::now(),
@@ -156,7 +160,7 @@ struct Term<'a> {
     listener: PgListener,
     /// What has been published and confirmed; `None` while rows of a former term may be left over.
     published: Option<RelayState>,
-    term: i64,
+    number: i64,
     last_work: Instant,
     last_bookmark: Option<Instant>,
     last_coalesce: Instant,
@@ -196,7 +200,7 @@ impl Term<'_> {
     }
 
     async fn relay_batch(&mut self) -> anyhow::Result<Next> {
-        let Some(batch) = numbering::number(&self.relay.pool, self.term, BATCH).await? else {
+        let Some(batch) = numbering::number(&self.relay.pool, self.number, BATCH).await? else {
             return Ok(Next::Idle);
         };
         self.asleep = false;
@@ -247,7 +251,7 @@ impl Term<'_> {
         self.published = None;
         if self.last_coalesce.elapsed() >= COALESCE_EVERY {
             self.last_coalesce = Instant::now();
-            let removed = numbering::coalesce(&self.relay.pool, self.term).await?;
+            let removed = numbering::coalesce(&self.relay.pool, self.number).await?;
             if removed > 0 {
                 tracing::info!(removed, "superseded changes removed from the outbox");
             }

@@ -136,17 +136,12 @@ pub async fn position(connection: &mut PgConnection) -> sqlx::Result<Position> {
 ///
 /// # Errors
 /// [`Fenced`] when `term` is over.
-pub async fn number(
-    pool: &PgPool,
-    term: i64,
-    limit: i64,
-) -> anyhow::Result<Option<Batch>> {
+pub async fn number(pool: &PgPool, term: i64, limit: i64) -> anyhow::Result<Option<Batch>> {
     // A look without a lock first: an idle relay looks often and must not write.
-    let any: bool =
-        sqlx::query_scalar("SELECT EXISTS (SELECT FROM outbox WHERE sequence IS NULL)")
-            .fetch_one(pool)
-            .await
-            .context("cannot look into the outbox")?;
+    let any: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM outbox WHERE sequence IS NULL)")
+        .fetch_one(pool)
+        .await
+        .context("cannot look into the outbox")?;
     if !any {
         return Ok(None);
     }
@@ -163,7 +158,10 @@ pub async fn number(
     .context("cannot read the outbox")?;
     let batch = plan(rows, state)?;
     store(&mut transaction, &batch).await?;
-    transaction.commit().await.context("cannot commit numbers")?;
+    transaction
+        .commit()
+        .await
+        .context("cannot commit numbers")?;
     Ok(Some(batch))
 }
 
@@ -268,7 +266,10 @@ pub async fn coalesce(pool: &PgPool, term: i64) -> anyhow::Result<u64> {
     .fetch_all(&mut *transaction)
     .await
     .context("cannot coalesce the outbox")?;
-    transaction.commit().await.context("cannot commit coalescing")?;
+    transaction
+        .commit()
+        .await
+        .context("cannot commit coalescing")?;
     Ok(kept.into_iter().map(i64::unsigned_abs).sum())
 }
 

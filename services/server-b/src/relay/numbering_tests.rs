@@ -1,5 +1,9 @@
 use super::*;
 
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "an image of the outbox may be absent"
+)]
 fn image(user_id: i64, version: i64) -> Option<Json<WireImage>> {
     Some(Json(WireImage {
         user_id,
@@ -49,7 +53,11 @@ fn numbers_are_contiguous_in_the_order_of_the_rows() {
         row(9, 3, None, image(3, 9)),
     ];
     let batch = plan(rows, empty()).expect("plan");
-    let numbers: Vec<_> = batch.rows.iter().map(|row| (row.id, row.sequence)).collect();
+    let numbers: Vec<_> = batch
+        .rows
+        .iter()
+        .map(|row| (row.id, row.sequence))
+        .collect();
     assert_eq!(numbers, [(4, 11), (7, 12), (9, 13)]);
     assert_eq!(batch.state.sequence, 13);
 }
@@ -63,16 +71,26 @@ fn of_each_user_only_the_newest_change_gets_a_number() {
     ];
     let batch = plan(rows, empty()).expect("plan");
     assert_eq!(batch.superseded, [1]);
-    let numbers: Vec<_> = batch.rows.iter().map(|row| (row.id, row.sequence)).collect();
+    let numbers: Vec<_> = batch
+        .rows
+        .iter()
+        .map(|row| (row.id, row.sequence))
+        .collect();
     assert_eq!(numbers, [(2, 11), (3, 12)]);
-    assert!(batch.rows[1].old_image.is_none(), "it stands for the creation, too");
+    assert!(
+        batch.rows[1].old_image.is_none(),
+        "it stands for the creation, too"
+    );
 }
 
 #[test]
 fn count_and_digest_follow_what_the_users_amount_to() {
-    let created = plan(vec![row(1, 1, None, image(1, 1)), row(2, 2, None, image(2, 2))], empty())
-        .expect("plan")
-        .state;
+    let created = plan(
+        vec![row(1, 1, None, image(1, 1)), row(2, 2, None, image(2, 2))],
+        empty(),
+    )
+    .expect("plan")
+    .state;
     assert_eq!(created.user_count, 2);
     let left = plan(vec![row(3, 1, image(1, 1), None)], created)
         .expect("plan")
@@ -86,10 +104,7 @@ fn count_and_digest_follow_what_the_users_amount_to() {
 
 #[test]
 fn a_user_created_and_deleted_in_one_batch_leaves_no_trace_in_the_digest() {
-    let rows = vec![
-        row(1, 1, None, image(1, 1)),
-        row(2, 1, image(1, 1), None),
-    ];
+    let rows = vec![row(1, 1, None, image(1, 1)), row(2, 1, image(1, 1), None)];
     let batch = plan(rows, empty()).expect("plan");
     assert_eq!(batch.state.user_count, 0);
     assert_eq!(batch.state.digest, UserSetDigest::default());

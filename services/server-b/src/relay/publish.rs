@@ -65,7 +65,8 @@ fn message(relay: &Relay, row: &OutboxRow) -> anyhow::Result<Message> {
             occurred_at: row.occurred_at,
         }),
     };
-    let mut message = Message::to_fanout(CONFIG_EVENTS_EXCHANGE, event.event_type(), event.encode());
+    let mut message =
+        Message::to_fanout(CONFIG_EVENTS_EXCHANGE, event.event_type(), event.encode());
     message.trace = TraceContext {
         traceparent: row.traceparent.clone(),
         tracestate: row.tracestate.clone(),

@@ -134,7 +134,12 @@ async fn consume_credit(connection: &Connection, queue: &str) -> anyhow::Result<
         ..BasicConsumeOptions::default()
     };
     channel
-        .basic_consume(queue.into(), "credit".into(), options, FieldTable::default())
+        .basic_consume(
+            queue.into(),
+            "credit".into(),
+            options,
+            FieldTable::default(),
+        )
         .await
         .context("cannot consume credit")
 }
@@ -186,7 +191,10 @@ fn request_of(delivery: &Delivery) -> Option<SnapshotRequest> {
     match decode_json::<SnapshotRequest>(event_type(delivery), &delivery.data) {
         Ok(request) if request.queue.starts_with(REPLICA_QUEUE_PREFIX) => Some(request),
         Ok(request) => {
-            tracing::warn!(queue = request.queue, "snapshot request for a foreign queue ignored");
+            tracing::warn!(
+                queue = request.queue,
+                "snapshot request for a foreign queue ignored"
+            );
             None
         }
         Err(error) => {

@@ -11,7 +11,7 @@ use crate::relay::numbering;
 use crate::wire_image::{ALL_USERS, UserRow, WireImage};
 
 /// How long the relay may take to number what a read has seen; it takes milliseconds while it runs.
-const NUMBERED_WITHIN: Duration = Duration::from_secs(60);
+const NUMBERED_WITHIN: Duration = Duration::from_mins(1);
 const NUMBERED_POLL: Duration = Duration::from_millis(5);
 
 /// What a read saw.
@@ -58,7 +58,10 @@ pub async fn all_users(
         take(position, user)?;
     }
     drop(rows);
-    transaction.commit().await.context("cannot end a snapshot")?;
+    transaction
+        .commit()
+        .await
+        .context("cannot end a snapshot")?;
     Ok(UsersRead {
         position,
         count,

@@ -251,8 +251,7 @@ impl Shared<'_> {
         let mut sent = 0_u32;
         while let Some(body) = next_chunk(&mut file)? {
             wait_for_credit(&mut acknowledged, sent).await?;
-            let mut message =
-                Message::to_queue(&replica.request.queue, "snapshot.chunk", body);
+            let mut message = Message::to_queue(&replica.request.queue, "snapshot.chunk", body);
             message.persistent = false;
             let mut publish = Box::pin(self.publisher.publish(message));
             // The first poll hands the chunk over, in order; its confirm is awaited with the others.
@@ -341,7 +340,10 @@ mod tests {
             else {
                 panic!("not a chunk");
             };
-            assert_eq!((chunk.index, chunk.as_of, chunk.snapshot_id), (index, as_of, snapshot_id));
+            assert_eq!(
+                (chunk.index, chunk.as_of, chunk.snapshot_id),
+                (index, as_of, snapshot_id)
+            );
             index += 1;
             ids.extend(chunk.users.iter().map(|user| user.user_id));
         }

@@ -96,10 +96,14 @@ impl Connector {
             .expose_secret()
             .parse()
             // The text of the error may quote the URL, and so the password.
-            .map_err(|_| anyhow::anyhow!("RABBITMQ_URL is not a URL of the form amqp://user:password@host:port/vhost"))?;
+            .map_err(|_| {
+                anyhow::anyhow!(
+                    "RABBITMQ_URL is not a URL of the form amqp://user:password@host:port/vhost"
+                )
+            })?;
         // A trailing slash names the default vhost for everyone but the AMQP URI specification.
         if uri.vhost.is_empty() {
-            uri.vhost = "/".to_owned();
+            "/".clone_into(&mut uri.vhost);
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
         let ca = args

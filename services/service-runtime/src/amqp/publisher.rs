@@ -1,7 +1,7 @@
 //! A confirming publisher: one task owns the connection and the channel, so that order is kept and
 //! each answer of the broker is matched with its message.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::task::Poll;
@@ -331,7 +331,7 @@ async fn publish_one(channel: Channel, job: Job) -> Settled {
 /// A return is on the wire before its message's own ack, so by the time that ack is settled the return is in
 /// the same batch or in an earlier one; it is matched by `message_id`.
 fn settle(batch: Vec<Settled>) -> Result<(), SessionError> {
-    let mut returned: HashMap<String, ()> = HashMap::new();
+    let mut returned = HashSet::new();
     let mut failure = None;
     let mut answers = Vec::with_capacity(batch.len());
     for settled in batch {
@@ -339,7 +339,7 @@ fn settle(batch: Vec<Settled>) -> Result<(), SessionError> {
             Ok(Confirmation::Ack(None)) => Ok(()),
             Ok(Confirmation::Ack(Some(message))) => {
                 if let Some(id) = message.properties.message_id() {
-                    returned.insert(id.to_string(), ());
+                    returned.insert(id.to_string());
                 }
                 // Its own return may still be on its way to another confirm.
                 Err(PublishError::Unconfirmed)
@@ -354,7 +354,7 @@ fn settle(batch: Vec<Settled>) -> Result<(), SessionError> {
         answers.push((settled.message_id, settled.reply, answer));
     }
     for (message_id, reply, answer) in answers {
-        let answer = if returned.contains_key(&message_id.to_string()) {
+        let answer = if returned.contains(&message_id.to_string()) {
             Err(PublishError::Unroutable)
         } else {
             answer

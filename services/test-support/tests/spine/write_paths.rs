@@ -1,5 +1,7 @@
 //! A committed change by any write path reaches every replica; an aborted one reaches none.
 
+use std::fmt::Write as _;
+
 use serde_json::json;
 use test_support::app::{App, DEADLINE, Setup, Verdict};
 use test_support::{Link, eventually};
@@ -75,14 +77,11 @@ fn an_aborted_transaction_reaches_no_replica() {
 fn users_imported_from_csv_reach_every_replica() {
     let app = App::start();
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    let rows: String = (0..2_500)
-        .map(|number| format!("user-{number},{number},true,imported-key-{number:05}\n"))
-        .collect();
-    std::fs::write(
-        file.path(),
-        format!("username,daily_quota,is_active,api_key\n{rows}"),
-    )
-    .expect("the CSV file is written");
+    let mut csv = "username,daily_quota,is_active,api_key\n".to_owned();
+    for number in 0..2_500 {
+        let _ = writeln!(csv, "user-{number},{number},true,imported-key-{number:05}");
+    }
+    std::fs::write(file.path(), csv).expect("the CSV file is written");
     let (ok, output) = app.cli(&["users", "import", &file.path().display().to_string()]);
     assert!(ok, "{output}");
     for number in [0, 1_234, 2_499] {

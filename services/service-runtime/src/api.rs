@@ -1,32 +1,32 @@
-//! A span, a sample and a time limit for every request. No keys, and no queries of URLs.
+//! What every HTTP API of the product has around its routes.
 
 use std::any::Any;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus::{HistogramVec, register_histogram_vec};
-use service_runtime::problem::Problem;
-use service_runtime::trace::TraceContext;
 use tracing::{Instrument, Span};
 use wire_contract::{HEADER_TRACEPARENT, HEADER_TRACESTATE};
 
-/// A request that waits for a lock longer than this is better given up.
-const TIME_LIMIT: Duration = Duration::from_secs(30);
-/// Bytes of `tracestate` that are passed on: what W3C Trace Context, 3.3.1.5, asks for.
+use crate::problem::Problem;
+use crate::trace::TraceContext;
+
+/// Bytes of `tracestate` that are passed on: what W3C Trace Context, 3.3.1.5, asks for. More could burst
+/// the frame of an AMQP header.
 const MAX_TRACESTATE: usize = 512;
 /// Label of requests that match no route.
 const UNMATCHED: &str = "unmatched";
-
 /// Seconds; the buckets of the OpenTelemetry semantic conventions for HTTP.
 const DURATION_BUCKETS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
 
-/// `http_server_request_duration_seconds{method,route,status}`.
+/// `http_server_request_duration_seconds{method,route,status}`: from the headers of a request until its
+/// answer.
 static REQUEST_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
     register_histogram_vec!(
         "http_server_request_duration_seconds",
@@ -37,8 +37,18 @@ static REQUEST_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
     .expect("the name is valid and registered once")
 });
 
-/// Runs the request in a span that continues the caller's trace, and measures it.
-pub async fn observe(request: Request, next: Next) -> Response {
+/// At which level an answered request is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnsweredAt {
+    /// A hot path must write no lines; those that own a failure log it.
+    Debug,
+    /// Requests are few, and who looks for one wants to find it.
+    Info,
+}
+
+/// Runs the request in a span that continues the caller's trace, and measures it. No keys, bodies, nor
+/// queries of URLs.
+pub async fn observe(State(level): State<AnsweredAt>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = method_label(request.method());
     let matched = request.extensions().get::<MatchedPath>().cloned();
@@ -46,29 +56,49 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let span = request_span(method, route);
     trace_context(request.headers()).set_parent_of(&span);
 
-    let answer = next.run(request).instrument(span.clone());
-    let response = tokio::time::timeout(TIME_LIMIT, answer)
-        .await
-        .unwrap_or_else(|_| timed_out());
+    let response = next.run(request).instrument(span.clone()).await;
 
     let (status, elapsed) = (response.status(), started.elapsed());
     REQUEST_DURATION
         .with_label_values(&[method, route, status.as_str()])
         .observe(elapsed.as_secs_f64());
-    record(&span, status, elapsed);
+    record(&span, status);
+    let seconds = elapsed.as_secs_f64();
+    match level {
+        AnsweredAt::Debug => {
+            tracing::debug!(parent: &span, status = status.as_u16(), seconds, "answered");
+        }
+        AnsweredAt::Info => {
+            tracing::info!(parent: &span, status = status.as_u16(), seconds, "answered");
+        }
+    }
     response
 }
 
 /// Answers for a handler that panicked; the panic's own text may hold anything, so it is not told.
+#[must_use]
 pub fn panicked(_: Box<dyn Any + Send>) -> Response {
     Problem::internal(&anyhow::anyhow!("a request handler panicked")).into_response()
 }
 
-fn timed_out() -> Response {
-    let detail = "the request took too long; a change may still be made";
-    Problem::unavailable("timeout", detail, 5).into_response()
+/// 404 for what no route matches.
+#[expect(clippy::unused_async, reason = "a handler")]
+pub async fn not_found() -> Problem {
+    let detail = "there is nothing at this path";
+    Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
 }
 
+/// 405 for a route that does not take the method.
+#[expect(clippy::unused_async, reason = "a handler")]
+pub async fn method_not_allowed() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "the path does not take this method; the header Allow lists those it does",
+    )
+}
+
+// At level info, although nothing is written for it: a span that the filter drops would lose the trace.
 fn request_span(method: &'static str, route: &str) -> Span {
     tracing::info_span!(
         "request",
@@ -81,14 +111,11 @@ fn request_span(method: &'static str, route: &str) -> Span {
     )
 }
 
-/// At level info: changes of users are few, and who looks for one wants to find it.
-fn record(span: &Span, status: StatusCode, elapsed: Duration) {
+fn record(span: &Span, status: StatusCode) {
     span.record("http.response.status_code", status.as_u16());
     if status.is_server_error() {
         span.record("otel.status_code", "ERROR");
     }
-    let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-    tracing::info!(parent: span, status = status.as_u16(), elapsed_ms, "answered");
 }
 
 fn trace_context(headers: &HeaderMap) -> TraceContext {

@@ -1,0 +1,176 @@
+//! PostgreSQL: the pool, migrations, and whether the database answers.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Context;
+use secrecy::ExposeSecret;
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::DatabaseArgs;
+use crate::problem::Problem;
+use crate::readiness::Gate;
+
+/// A request that cannot have a connection by then is better refused.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the database is probed for readiness.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// A database that does not answer by then is down.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Seconds after which a client may try again when the database could not be reached.
+const RETRY_AFTER: u32 = 2;
+
+/// A pool that connects when it is first used.
+pub fn pool(service: &str, args: &DatabaseArgs) -> anyhow::Result<PgPool> {
+    let options = PgConnectOptions::from_str(args.database_url.expose_secret())
+        // The text of the error may quote the URL, and so the password.
+        .map_err(|_| {
+            anyhow::anyhow!(
+                "DATABASE_URL is not a URL of the form postgres://user:password@host:port/name"
+            )
+        })?
+        .application_name(service);
+    Ok(PgPoolOptions::new()
+        .max_connections(args.database_max_connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options))
+}
+
+/// Brings the schema up to date. One process migrates (advisory lock), the others wait for it.
+pub async fn migrate(pool: &PgPool, migrator: &Migrator) -> anyhow::Result<()> {
+    migrator
+        .run(pool)
+        .await
+        .context("cannot migrate the database")
+}
+
+/// Keeps a service and its database together.
+#[derive(Debug)]
+pub struct Keeper {
+    /// The database.
+    pub pool: PgPool,
+    /// The schema that the service needs.
+    pub migrator: &'static Migrator,
+    /// Whether this process may bring it up to date.
+    pub migrate: bool,
+    /// Cancelled when the schema is there.
+    pub migrated: CancellationToken,
+    /// Open while the database answers.
+    pub gate: Gate,
+}
+
+impl Keeper {
+    /// Migrates as soon as the database answers, then follows whether it does, until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            let up = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                up = self.probe() => up,
+            };
+            match up {
+                Ok(()) => self.gate.open(),
+                Err(error) => self.gate.close(&format!("{error:#}")),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(PROBE_EVERY) => {}
+            }
+        }
+    }
+
+    async fn probe(&self) -> anyhow::Result<()> {
+        if !self.migrated.is_cancelled() {
+            if self.migrate {
+                migrate(&self.pool, self.migrator).await?;
+            }
+            self.check_schema().await?;
+            self.migrated.cancel();
+        }
+        tokio::time::timeout(PROBE_TIMEOUT, sqlx::query("SELECT 1").execute(&self.pool))
+            .await
+            .context("the database does not answer")?
+            .context("the database is not reachable")?;
+        Ok(())
+    }
+
+    /// Later migrations are fine: N-1 runs beside N.
+    async fn check_schema(&self) -> anyhow::Result<()> {
+        let applied: Option<i64> =
+            sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+                .fetch_one(&self.pool)
+                .await
+                .context("the tables are missing; migrate the database first")?;
+        let needed = self
+            .migrator
+            .iter()
+            .map(|migration| migration.version)
+            .max();
+        anyhow::ensure!(
+            applied >= needed,
+            "the schema is at version {applied:?}, but {needed:?} is needed; migrate the database first"
+        );
+        Ok(())
+    }
+}
+
+/// Starts a task once the schema is there.
+#[derive(Debug, Clone)]
+pub struct AfterMigration {
+    /// See [`Keeper::migrated`].
+    pub migrated: CancellationToken,
+    /// Ends the wait, too.
+    pub shutdown: CancellationToken,
+}
+
+impl AfterMigration {
+    /// The task, held back.
+    pub fn run<F>(&self, task: F) -> impl Future<Output = anyhow::Result<()>> + Send + use<F>
+    where
+        F: Future<Output = anyhow::Result<()>> + Send,
+    {
+        let (migrated, shutdown) = (self.migrated.clone(), self.shutdown.clone());
+        async move {
+            tokio::select! {
+                () = shutdown.cancelled() => Ok(()),
+                () = migrated.cancelled() => task.await,
+            }
+        }
+    }
+}
+
+/// The answer for an error of the database: 503 if the same request may well succeed in a moment, else 500.
+#[must_use]
+pub fn problem(error: sqlx::Error) -> Problem {
+    if is_unavailable(&error) {
+        tracing::warn!(%error, "the database is not available");
+        let detail = "the database is not available; try again";
+        Problem::unavailable("database_unavailable", detail, RETRY_AFTER)
+    } else {
+        Problem::internal(&error.into())
+    }
+}
+
+/// Whether the same statement may well succeed in a moment.
+#[must_use]
+pub fn is_unavailable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        // A connection that was cut in the middle of a message.
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        // SQLSTATE: connection exceptions, resources, operator intervention (shutdown, start-up), deadlocks; a
+        // server that has become a read-only standby; tables that are yet to be made.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            ["08", "53", "57", "40", "25006", "42P01"]
+                .iter()
+                .any(|state| code.starts_with(state))
+        }),
+        _ => false,
+    }
+}
