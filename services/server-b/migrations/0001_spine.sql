@@ -35,7 +35,7 @@ CREATE TABLE api_keys (
     created_at   timestamptz NOT NULL DEFAULT now()
 );
 CREATE UNIQUE INDEX api_keys_one_current ON api_keys (user_id) WHERE expires_at IS NULL;
-CREATE INDEX api_keys_previous ON api_keys (user_id) WHERE expires_at IS NOT NULL;
+CREATE INDEX api_keys_user_id ON api_keys (user_id);
 
 CREATE TABLE outbox (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -69,7 +69,12 @@ CREATE TABLE relay_state (
     user_count        bigint NOT NULL DEFAULT 0,
     digest            bytea NOT NULL DEFAULT '\x00000000000000000000000000000000',
     digest_version    smallint NOT NULL DEFAULT 1,
-    audited_at        timestamptz
+    -- When the last bookmark was confirmed by the broker.
+    bookmarked_at     timestamptz,
+    -- When the digest was last compared with the tables themselves.
+    audited_at        timestamptz,
+    -- Counts audits, so that of two at the same time only one corrects the digest.
+    audits            bigint NOT NULL DEFAULT 0
 );
 INSERT INTO relay_state DEFAULT VALUES;
 
@@ -81,6 +86,7 @@ CREATE TABLE replicas (
     applied_sequence     bigint NOT NULL,
     proven_epoch         bigint,
     proven_sequence      bigint,
+    proven_since         timestamptz,
     users                bigint NOT NULL,
     -- Full sync under way, and the rows of it that were taken in.
     syncing_id           uuid,

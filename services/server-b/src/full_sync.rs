@@ -21,6 +21,7 @@ use wire_contract::{
     CONFIG_EVENTS_EXCHANGE, ConfigEvent, DIGEST_VERSION, SyncCompleted, SyncStarted, UserUpdated,
 };
 
+use crate::audit;
 use crate::keys::KeyRing;
 use crate::replicas;
 use crate::snapshot::read::{self, UsersRead};
@@ -186,6 +187,8 @@ impl FullSyncs {
 
     /// Publishes every user (requirement 1.4).
     async fn publish_all_users(&self, sync_id: Uuid) -> anyhow::Result<UsersRead> {
+        // Replicas compare themselves with the digest: it must be true before they do so at the end of the sync.
+        audit::audit(&self.pool).await?;
         self.publish(&ConfigEvent::SyncStarted(SyncStarted { sync_id }))
             .await
             .context("the start of the full sync was not confirmed")?;

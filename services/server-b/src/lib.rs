@@ -7,6 +7,7 @@
 //! ```
 
 pub mod api;
+pub mod audit;
 pub mod cli;
 pub mod full_sync;
 pub mod keys;

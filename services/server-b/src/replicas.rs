@@ -11,16 +11,23 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use parking_lot::RwLock;
+use serde::Serialize;
 use service_runtime::amqp::{ConnectionState, Connector, declare_queue, event_type};
 use sqlx::PgPool;
+use time::OffsetDateTime;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use wire_contract::{CONFIG_REPLICA_REPORTS, ReplicaReport, decode_json, specs};
+use wire_contract::{CONFIG_REPLICA_REPORTS, Position, ReplicaReport, decode_json, specs};
+
+use crate::relay::numbering;
 
 /// Reports in hand at a time.
 const PREFETCH: u16 = 500;
 /// Beyond a replica's lease: clocks drift and reports travel.
 const LEASE_MARGIN_MS: i64 = 5_000;
+/// How often the replicas are looked at while someone waits for them.
+const WAIT_POLL: Duration = Duration::from_millis(50);
 /// Pause after the database refused a batch.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -72,7 +79,11 @@ async fn session(
             take(&mut batch, &next);
         }
         let reports: Vec<ReplicaReport> = batch.into_values().collect();
-        if let Err(error) = store(pool, &reports).await {
+        let stored = async {
+            store(pool, &reports).await?;
+            notice_restore(pool, &reports).await
+        };
+        if let Err(error) = stored.await {
             // Not worth keeping: each replica sends another within a second.
             tracing::warn!(error = format!("{error:#}"), "replica reports not stored");
             tokio::time::sleep(RETRY).await;
@@ -97,13 +108,16 @@ async fn store(pool: &PgPool, reports: &[ReplicaReport]) -> anyhow::Result<()> {
     for report in reports {
         sqlx::query(
             "INSERT INTO replicas (instance, queue, ready, applied_epoch, applied_sequence, proven_epoch,
-                 proven_sequence, users, syncing_id, syncing_rows, last_sync_id, fail_closed_after_ms,
+                 proven_sequence, proven_since, users, syncing_id, syncing_rows, last_sync_id, fail_closed_after_ms,
                  reported_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $7::bigint IS NOT NULL THEN now() END,
+                     $8, $9, $10, $11, $12, $13)
              ON CONFLICT (instance) DO UPDATE SET
                  queue = excluded.queue, ready = excluded.ready,
                  applied_epoch = excluded.applied_epoch, applied_sequence = excluded.applied_sequence,
                  proven_epoch = excluded.proven_epoch, proven_sequence = excluded.proven_sequence,
+                 proven_since = CASE WHEN excluded.proven_sequence IS NOT NULL
+                                     THEN coalesce(replicas.proven_since, now()) END,
                  users = excluded.users, syncing_id = excluded.syncing_id,
                  syncing_rows = excluded.syncing_rows, last_sync_id = excluded.last_sync_id,
                  fail_closed_after_ms = excluded.fail_closed_after_ms,
@@ -130,6 +144,24 @@ async fn store(pool: &PgPool, reports: &[ReplicaReport]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A report from the future of this database is the proof that an older state was restored.
+async fn notice_restore(pool: &PgPool, reports: &[ReplicaReport]) -> anyhow::Result<()> {
+    let Some(ahead) = reports.iter().map(|report| report.applied).max() else {
+        return Ok(());
+    };
+    let epoch = numbering::leave_epoch(pool, ahead)
+        .await
+        .context("cannot compare the replicas' positions")?;
+    if let Some(epoch) = epoch {
+        tracing::warn!(
+            ?ahead,
+            epoch,
+            "a replica is ahead of the database: a new epoch begins"
+        );
+    }
+    Ok(())
+}
+
 fn clamp(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -148,4 +180,108 @@ pub async fn slowest_in_sync(pool: &PgPool, sync_id: Uuid) -> anyhow::Result<Opt
     .await
     .context("cannot read how far the replicas are")?;
     Ok(rows.map(i64::unsigned_abs))
+}
+
+/// A live replica as it last reported.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub struct LiveReplica {
+    /// Its name.
+    pub instance: String,
+    /// Whether it serves.
+    pub ready: bool,
+    /// Epoch of `applied_sequence`.
+    pub applied_epoch: i64,
+    /// Everything up to here is applied.
+    pub applied_sequence: i64,
+    /// Epoch of `proven_sequence`.
+    pub proven_epoch: Option<i64>,
+    /// The last position at which its cache equalled the database; absent when that is too long ago.
+    pub proven_sequence: Option<i64>,
+    /// Since when it has been proven without a break.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub proven_since: Option<OffsetDateTime>,
+    /// Users in its cache.
+    pub users: i64,
+    /// The last full sync that it applied to the end.
+    pub last_sync_id: Option<Uuid>,
+    /// When server B last heard from it.
+    #[serde(with = "time::serde::rfc3339")]
+    pub received_at: OffsetDateTime,
+}
+
+/// The replicas that may be serving: those that reported within their lease and a margin.
+pub async fn live(pool: &PgPool) -> sqlx::Result<Vec<LiveReplica>> {
+    sqlx::query_as(
+        "SELECT instance, ready, applied_epoch, applied_sequence, proven_epoch, proven_sequence, proven_since,
+                users, last_sync_id, received_at
+         FROM replicas
+         WHERE received_at > now() - make_interval(secs => (fail_closed_after_ms + $1) / 1000.0)
+         ORDER BY instance",
+    )
+    .bind(LEASE_MARGIN_MS)
+    .fetch_all(pool)
+    .await
+}
+
+/// What a wait came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Waited {
+    /// Replicas that are there.
+    pub reached: Vec<String>,
+    /// Replicas that are not, when the deadline passed; all unnamed ones if no relay numbered the changes in time.
+    pub waiting: Vec<String>,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Every live replica has applied what is committed by now.
+    Applied,
+    /// Every live replica has proven itself at or past it, too.
+    Proven,
+}
+
+/// Waits until every live replica is as far as the changes that are committed now, or the deadline passes.
+pub async fn wait(pool: &PgPool, until: Until, deadline: Duration) -> anyhow::Result<Waited> {
+    let deadline = Instant::now() + deadline;
+    let mut target = None;
+    let committed: String = sqlx::query_scalar("SELECT pg_current_snapshot()::text")
+        .fetch_one(pool)
+        .await
+        .context("cannot tell what is committed")?;
+    loop {
+        if target.is_none() {
+            target = numbering::numbered_by(pool, &committed).await?;
+        }
+        let (reached, waiting): (Vec<_>, Vec<_>) = live(pool)
+            .await
+            .context("cannot read the replicas")?
+            .into_iter()
+            .partition(|replica| target.is_some_and(|target| replica.is_at(target, until)));
+        if (target.is_some() && waiting.is_empty()) || Instant::now() >= deadline {
+            let names = |replicas: Vec<LiveReplica>| {
+                replicas
+                    .into_iter()
+                    .map(|replica| replica.instance)
+                    .collect()
+            };
+            return Ok(Waited {
+                reached: names(reached),
+                waiting: names(waiting),
+            });
+        }
+        tokio::time::sleep(WAIT_POLL).await;
+    }
+}
+
+impl LiveReplica {
+    fn is_at(&self, target: Position, until: Until) -> bool {
+        let applied = Position {
+            epoch: self.applied_epoch,
+            sequence: self.applied_sequence,
+        };
+        let proven = self.proven_epoch.zip(self.proven_sequence);
+        let proven = proven.map(|(epoch, sequence)| Position { epoch, sequence });
+        applied >= target && (until == Until::Applied || proven >= Some(target))
+    }
 }

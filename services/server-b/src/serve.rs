@@ -1,6 +1,7 @@
 //! Puts server B together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use parking_lot::RwLock;
@@ -19,7 +20,7 @@ use crate::full_sync::FullSyncs;
 use crate::keys::KeyRing;
 use crate::relay::{self, Relay, RelayStatus};
 use crate::snapshot::Snapshots;
-use crate::{MIGRATOR, api, replicas, sms};
+use crate::{MIGRATOR, api, audit, replicas, sms};
 
 /// Runs until a signal; an error is a task that died.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
@@ -93,39 +94,56 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         pool: pool.clone(),
         state: Arc::clone(&consumers.snapshots),
     };
-    let wake = Arc::new(Notify::new());
-    let consumer = sms::consumer::run(
-        connector.clone(),
-        dead_letters,
-        pool.clone(),
-        Arc::clone(&consumers.sms),
-        Arc::clone(&wake),
-        shutdown.clone(),
-    );
-    let dispatcher = sms::dispatcher::run(
-        pool.clone(),
-        Arc::new(sms::provider::LogProvider),
-        wake,
-        shutdown.clone(),
-    );
-    let reports = replicas::run(
-        connector,
-        pool,
-        Arc::clone(&consumers.reports),
-        shutdown.clone(),
-    );
-
     let gate = AfterMigration { migrated, shutdown };
     lifecycle.intake("relay", gate.run(relay.run(gate.shutdown.clone())));
     lifecycle.intake(
         "full syncs",
         gate.run(full_syncs.run(gate.shutdown.clone())),
     );
+    let interval = Duration::from_secs(args.audit_interval_seconds);
+    let audits = audit::run(pool.clone(), interval, gate.shutdown.clone());
+    lifecycle.intake("audits", gate.run(audits));
     lifecycle.intake("snapshots", gate.run(snapshots.run(gate.shutdown.clone())));
+    let reports = replicas::run(
+        connector.clone(),
+        pool.clone(),
+        Arc::clone(&consumers.reports),
+        gate.shutdown.clone(),
+    );
     lifecycle.intake("replica reports", gate.run(reports));
+    process_sms(
+        &mut lifecycle,
+        &gate,
+        connector,
+        dead_letters,
+        pool,
+        consumers.sms,
+    );
+    lifecycle.run().await
+}
+
+/// Queue → consumer → row → dispatcher → provider.
+fn process_sms(
+    lifecycle: &mut Lifecycle,
+    gate: &AfterMigration,
+    connector: Connector,
+    dead_letters: Publisher,
+    pool: PgPool,
+    state: Arc<RwLock<ConnectionState>>,
+) {
+    let wake = Arc::new(Notify::new());
+    let consumer = sms::consumer::run(
+        connector,
+        dead_letters,
+        pool.clone(),
+        state,
+        Arc::clone(&wake),
+        gate.shutdown.clone(),
+    );
+    let provider = Arc::new(sms::provider::LogProvider);
+    let dispatcher = sms::dispatcher::run(pool, provider, wake, gate.shutdown.clone());
     lifecycle.intake("SMS consumer", gate.run(consumer));
     lifecycle.intake("SMS dispatcher", gate.run(dispatcher));
-    lifecycle.run().await
 }
 
 /// The consuming connections, for `/status`.

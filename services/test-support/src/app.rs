@@ -233,6 +233,20 @@ impl App {
         psql(&self.setup.database_url, sql).unwrap_or_else(|error| panic!("{sql}: {error:#}"))
     }
 
+    /// Runs SQL on another database of the same server.
+    ///
+    /// # Panics
+    /// When PostgreSQL refuses.
+    pub fn sql_on(&self, database: &str, sql: &str) {
+        let (server, _) = self
+            .setup
+            .database_url
+            .rsplit_once('/')
+            .expect("a URL with a name");
+        psql(&format!("{server}/{database}"), sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error:#}"));
+    }
+
     /// Runs the command line of server B and gives what it printed, stdout and stderr, and how it ended.
     ///
     /// # Panics
@@ -253,10 +267,14 @@ impl App {
     /// Calls the admin API of server B.
     pub fn admin(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
         let node = self.server_b.as_ref().context("server B runs")?;
-        let url = format!("{}/admin/v1{path}", node.url);
+        self.admin_call(method, &format!("{}/admin/v1{path}", node.url), body)
+    }
+
+    /// Calls a URL with the admin token.
+    pub fn admin_call(&self, method: &str, url: &str, body: Option<&Value>) -> Result<Answer> {
         let bearer = format!("Bearer {ADMIN_TOKEN}");
         self.http
-            .call(method, &url, Some(("authorization", &bearer)), body)
+            .call(method, url, Some(("authorization", &bearer)), body)
     }
 
     /// Creates a user with a generated key.

@@ -16,10 +16,22 @@ pub struct Answer {
     pub status: u16,
     /// The header `content-type`.
     pub content_type: String,
+    headers: ureq::http::HeaderMap,
     /// The body, `null` if it is not JSON.
     pub body: Value,
     /// The body as it came.
     pub text: String,
+}
+
+impl Answer {
+    /// A header's text, empty when missing.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name);
+        value
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    }
 }
 
 impl Default for Http {
@@ -63,10 +75,12 @@ impl Http {
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default()
             .to_owned();
+        let headers = response.headers().clone();
         let text = response.body_mut().read_to_string().with_context(what)?;
         Ok(Answer {
             status,
             content_type,
+            headers,
             body: serde_json::from_str(&text).unwrap_or(Value::Null),
             text,
         })

@@ -130,6 +130,20 @@ pub struct Bookmark {
     pub digest: UserSetDigest,
     /// See [`crate::DIGEST_VERSION`].
     pub digest_version: u16,
+    /// When the digest was last compared with the tables themselves.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub audited_at: Option<OffsetDateTime>,
+}
+
+/// Server B is there; tells whether bookmarks are being sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeAnswer {
+    /// Milliseconds since the last bookmark was confirmed by the broker; `None` if there never was one.
+    pub bookmark_age_ms: Option<u64>,
 }
 
 /// Any configuration event.
@@ -151,6 +165,8 @@ pub enum ConfigEvent {
     SyncCompleted(SyncCompleted),
     /// `bookmark`
     Bookmark(Bookmark),
+    /// `probe.answer`
+    ProbeAnswer(ProbeAnswer),
 }
 
 /// A body that does not fit its event. The text says where, never what was there.
@@ -180,6 +196,7 @@ impl ConfigEvent {
             Self::SyncStarted(_) => "sync.started",
             Self::SyncCompleted(_) => "sync.completed",
             Self::Bookmark(_) => "bookmark",
+            Self::ProbeAnswer(_) => "probe.answer",
         }
     }
 
@@ -195,6 +212,7 @@ impl ConfigEvent {
             Self::SyncStarted(event) => encode_json(event),
             Self::SyncCompleted(event) => encode_json(event),
             Self::Bookmark(event) => encode_json(event),
+            Self::ProbeAnswer(event) => encode_json(event),
         }
     }
 
@@ -209,6 +227,7 @@ impl ConfigEvent {
             "sync.started" => Self::SyncStarted(decode_json(event_type, body)?),
             "sync.completed" => Self::SyncCompleted(decode_json(event_type, body)?),
             "bookmark" => Self::Bookmark(decode_json(event_type, body)?),
+            "probe.answer" => Self::ProbeAnswer(decode_json(event_type, body)?),
             _ => return Ok(None),
         }))
     }

@@ -19,8 +19,9 @@ mod user;
 pub use auth::UserCreated;
 pub use digest::{DIGEST_VERSION, UserSetDigest, key_hash, user_hash};
 pub use events::{
-    Bookmark, ConfigEvent, DecodeError, SnapshotChunk, SnapshotCompleted, SnapshotStarted,
-    SyncCompleted, SyncStarted, UserDeleted, UserUpdated, decode_json, encode_json,
+    Bookmark, ConfigEvent, DecodeError, ProbeAnswer, SnapshotChunk, SnapshotCompleted,
+    SnapshotStarted, SyncCompleted, SyncStarted, UserDeleted, UserUpdated, decode_json,
+    encode_json,
 };
 pub use key::{ApiKey, InvalidKeyDigest, KeyDigest, ShortDigest};
 pub use names::{
@@ -30,7 +31,9 @@ pub use names::{
     SMS_USAGE_EXCHANGE, USER_CREATED_DEAD, USER_CREATED_QUEUE, USER_CREATED_ROUTING_KEY,
     replica_queue,
 };
-pub use replica::{ReplicaReport, SnapshotCause, SnapshotCredit, SnapshotRequest, SyncProgress};
+pub use replica::{
+    ReplicaProbe, ReplicaReport, SnapshotCause, SnapshotCredit, SnapshotRequest, SyncProgress,
+};
 pub use sms::{Admission, Encoding, SmsEnvelope, SmsUsage, UsageEntry};
 pub use topology::{Argument, ExchangeKind, ExchangeSpec, QueueSpec, specs};
 pub use user::{Position, PreviousKey, UserId, UserRecord};

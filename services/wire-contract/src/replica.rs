@@ -35,6 +35,15 @@ pub struct SnapshotRequest {
     pub cause: SnapshotCause,
 }
 
+/// Asks, on the queue of the snapshot requests, whether server B is there: bookmarks have stayed away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaProbe {
+    /// The replica's own queue, which gets the answer.
+    pub queue: String,
+    /// The replica's name.
+    pub instance: String,
+}
+
 /// Lets server B send further chunks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotCredit {

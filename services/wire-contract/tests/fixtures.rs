@@ -9,10 +9,10 @@ use time::macros::datetime;
 use uuid::Uuid;
 use wire_contract::{
     Admission, ApiKey, Bookmark, ConfigEvent, DIGEST_VERSION, Encoding, KeyDigest, Position,
-    PreviousKey, ReplicaReport, SmsEnvelope, SmsUsage, SnapshotCause, SnapshotChunk,
-    SnapshotCompleted, SnapshotCredit, SnapshotRequest, SnapshotStarted, SyncCompleted,
-    SyncProgress, SyncStarted, UsageEntry, UserCreated, UserDeleted, UserRecord, UserSetDigest,
-    UserUpdated, encode_json,
+    PreviousKey, ProbeAnswer, ReplicaProbe, ReplicaReport, SmsEnvelope, SmsUsage, SnapshotCause,
+    SnapshotChunk, SnapshotCompleted, SnapshotCredit, SnapshotRequest, SnapshotStarted,
+    SyncCompleted, SyncProgress, SyncStarted, UsageEntry, UserCreated, UserDeleted, UserRecord,
+    UserSetDigest, UserUpdated, encode_json,
 };
 
 const ID: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001);
@@ -98,6 +98,24 @@ fn user_events_are_pinned() {
             count: 1,
             digest: digest(),
             digest_version: DIGEST_VERSION,
+            audited_at: Some(datetime!(2026-01-02 03:04:05 UTC)),
+        },
+    );
+}
+
+#[test]
+fn probes_are_pinned() {
+    pinned(
+        "replica.probe",
+        &ReplicaProbe {
+            queue: "server-a.a-0.1".to_owned(),
+            instance: "a-0".to_owned(),
+        },
+    );
+    pinned(
+        "probe.answer",
+        &ProbeAnswer {
+            bookmark_age_ms: Some(250),
         },
     );
 }

@@ -49,6 +49,8 @@ pub fn build(state_dir: &Path, interrupt: &Interrupt) -> Result<()> {
         "server-a",
         "-p",
         "server-b",
+        "-p",
+        "user-service",
     ];
     run(command(state_dir, &arguments)?, interrupt)
 }

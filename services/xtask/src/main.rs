@@ -1,5 +1,6 @@
 //! Development commands: `cargo xtask --help`.
 
+mod auth_event;
 mod cargo;
 mod check;
 mod interrupt;
@@ -23,19 +24,22 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start everything: RabbitMQ, PostgreSQL, one server B and replicas of server A; Ctrl-C stops it
+    /// Start everything: RabbitMQ, PostgreSQL, one server B, replicas of server A, user-service; Ctrl-C stops it
     ///
     /// Missing packages are installed by apt. The servers are private ones with their state in target/up; set `RABBITMQ_URL`
     /// or `DATABASE_URL` to use others. Addresses and secrets are written to target/up/env.
     Up(up::Args),
     /// Run formatting, lints and all tests, with the servers that they need
     Test(test::Args),
+    /// Play the auth-service: publish `UserCreated` events of made-up users to the broker of `cargo xtask up`
+    AuthEvent(auth_event::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Up(args) => up::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::AuthEvent(args) => auth_event::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("Error: {error:#}");

@@ -5,12 +5,16 @@ use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 use test_support::servers::{
-    Management, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, packages,
+    Management, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, packages, psql,
 };
 
 use crate::workspace::State;
 
 const DATABASE: &str = "identity_sync";
+/// Services share no database.
+const USER_SERVICE_DATABASE: &str = "user_service";
+/// Names user-service's database where it is not one beside `DATABASE_URL`'s.
+const USER_SERVICE_DATABASE_VAR: &str = "USER_SERVICE_DATABASE_URL";
 
 /// The two servers; private ones stop with this.
 #[derive(Debug)]
@@ -65,6 +69,17 @@ impl Servers {
     /// `DATABASE_URL` of the services.
     pub fn database_url(&self) -> String {
         self.postgres.url(|postgres| postgres.url(DATABASE))
+    }
+
+    /// `DATABASE_URL` of user-service: its own database on the same server, unless the environment names one.
+    pub fn user_service_database_url(&self) -> Result<String> {
+        match &self.postgres {
+            Source::Private(postgres) => Ok(postgres.url(USER_SERVICE_DATABASE)),
+            Source::Given(url) => match env::var(USER_SERVICE_DATABASE_VAR) {
+                Ok(url) if !url.is_empty() => Ok(url),
+                _ => database_beside(url),
+            },
+        }
     }
 
     /// The management API, of a private broker.
@@ -123,5 +138,47 @@ fn private_rabbitmq(state: &State) -> Result<Source<RabbitMq>> {
 fn private_postgres(state: &State) -> Result<Source<Postgres>> {
     let postgres = Postgres::start(&state.join("postgres"), &PostgresOptions::default())?;
     postgres.ensure_database(DATABASE)?;
+    postgres.ensure_database(USER_SERVICE_DATABASE)?;
     Ok(Source::Private(postgres))
+}
+
+/// The URL of user-service's database on the server of `url`, where it is made unless it exists.
+fn database_beside(url: &str) -> Result<String> {
+    let name = USER_SERVICE_DATABASE;
+    let exists = format!("SELECT 1 FROM pg_database WHERE datname = '{name}'");
+    if psql(url, &exists)?.is_empty() {
+        psql(url, &format!("CREATE DATABASE {name}")).with_context(|| {
+            format!("cannot create user-service's database; set {USER_SERVICE_DATABASE_VAR} to one")
+        })?;
+    }
+    with_database(url, name)
+        .context("DATABASE_URL is not like postgres://user:password@host:port/name")
+}
+
+/// The same URL with another database.
+fn with_database(url: &str, name: &str) -> Option<String> {
+    let (address, parameters) = match url.split_once('?') {
+        Some((address, parameters)) => (address, format!("?{parameters}")),
+        None => (url, String::new()),
+    };
+    let (server, _) = address.rsplit_once('/')?;
+    Some(format!("{server}/{name}{parameters}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_database_of_a_url_is_replaced() {
+        for (url, expected) in [
+            ("postgres://u:p@h:1/a", "postgres://u:p@h:1/b"),
+            (
+                "postgres://u:p@h/a?sslmode=require&x=/y",
+                "postgres://u:p@h/b?sslmode=require&x=/y",
+            ),
+        ] {
+            assert_eq!(with_database(url, "b").as_deref(), Some(expected));
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Our own processes of `cargo xtask up`: one server B and replicas of server A.
+//! Our own processes of `cargo xtask up`: one server B, replicas of server A, user-service.
 
 use std::env;
 use std::fs;
@@ -30,12 +30,16 @@ pub struct Services {
     pub server_b: Service,
     /// The replicas of server A.
     pub replicas: Vec<Service>,
+    /// user-service.
+    pub user_service: Service,
     /// The bearer token of B's REST API.
     pub admin_token: String,
     /// The broker's URL.
     pub rabbitmq_url: String,
     /// The database's URL.
     pub database_url: String,
+    /// The URL of user-service's database.
+    pub user_service_database_url: String,
     sealing_key: PathBuf,
 }
 
@@ -58,7 +62,7 @@ struct Common<'a> {
 }
 
 impl Services {
-    /// Starts server B, which migrates the database, and the replicas, and waits until all are ready.
+    /// Starts server B and user-service, which migrate their databases, and the replicas, and waits until all are ready.
     pub fn start(
         state: &State,
         servers: &Servers,
@@ -69,6 +73,7 @@ impl Services {
             fs::create_dir_all(state.join(name)).context("creating a directory for logs")?;
         }
         let (rabbitmq_url, database_url) = (servers.rabbitmq_url(), servers.database_url());
+        let user_service_database_url = servers.user_service_database_url()?;
         let admin_token = kept(state, "admin-token", random_hex)?;
         let sealing_key = state.join("key-sealing-key");
         kept(state, "key-sealing-key", || {
@@ -96,12 +101,19 @@ impl Services {
             )
         });
         let replicas = replicas.collect::<Result<_>>()?;
+        let user_service = common.start("users", "user-service", (8060, 9060), |command| {
+            command
+                .arg("serve")
+                .env("DATABASE_URL", &user_service_database_url)
+        })?;
         let services = Self {
             server_b,
             replicas,
+            user_service,
             admin_token,
             rabbitmq_url,
             database_url,
+            user_service_database_url,
             sealing_key,
         };
         services.wait_until_ready(interrupt)?;
@@ -167,7 +179,9 @@ impl Services {
 
     fn all(&self) -> impl Iterator<Item = &Service> {
         // The replicas first: they have requests to answer.
-        self.replicas.iter().chain([&self.server_b])
+        self.replicas
+            .iter()
+            .chain([&self.server_b, &self.user_service])
     }
 
     fn wait_until_ready(&self, interrupt: &Interrupt) -> Result<()> {

@@ -131,8 +131,17 @@ fn env_lines(services: &Services, sample_key: &str) -> String {
         ),
         ("SERVER_B_URL", services.server_b.url.clone()),
         ("SERVER_B_ADMIN_URL", services.server_b.admin_url.clone()),
+        ("USER_SERVICE_URL", services.user_service.url.clone()),
+        (
+            "USER_SERVICE_ADMIN_URL",
+            services.user_service.admin_url.clone(),
+        ),
         ("RABBITMQ_URL", services.rabbitmq_url.clone()),
         ("DATABASE_URL", services.database_url.clone()),
+        (
+            "USER_SERVICE_DATABASE_URL",
+            services.user_service_database_url.clone(),
+        ),
         ("ADMIN_TOKEN", services.admin_token.clone()),
         ("SAMPLE_API_KEY", sample_key.to_owned()),
     ];
@@ -157,6 +166,11 @@ fn print_addresses(services: &Services, servers: &Servers, sample_key: &str, env
             a.name, a.url, a.admin_url
         );
     }
+    let users = &services.user_service;
+    println!(
+        "user-service {}  (probes, status and metrics: {})",
+        users.url, users.admin_url
+    );
     println!("RabbitMQ    {}", services.rabbitmq_url);
     if let Some(management) = servers.management() {
         println!("            {}", management.url());

@@ -26,6 +26,9 @@ pub struct ClientConfig {
     pub daily_quota: i32,
 }
 
+/// Three bookmarks, which come once a second.
+const PROOF_HOLDS: Duration = Duration::from_secs(3);
+
 /// How long the cache is served after it could last be trusted.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -53,8 +56,12 @@ impl fmt::Display for NotServing {
 struct Subscription {
     /// Since when what the cache holds may be out of date; `None` while the subscription is whole.
     broken_since: Option<Instant>,
-    /// When the stream was last heard.
+    /// When the stream was last heard: a change or a bookmark.
     heard: Instant,
+    /// When the link to the own queue was last known to stand: anything heard, or an answer of the broker on it.
+    link: Instant,
+    /// When the digest last equalled the database's.
+    proven: Option<Instant>,
 }
 
 /// The cache as the rest of the process sees it. Cheap to clone.
@@ -81,6 +88,8 @@ impl UserCache {
                 subscription: RwLock::new(Subscription {
                     broken_since: Some(now),
                     heard: now,
+                    link: now,
+                    proven: None,
                 }),
                 limits,
             }),
@@ -109,10 +118,11 @@ impl UserCache {
         let subscription = *self.shared.subscription.read();
         let age = subscription.heard.elapsed();
         let limits = self.shared.limits;
-        if subscription
+        let broken = subscription
             .broken_since
-            .is_some_and(|since| since.elapsed() > limits.fail_closed_after)
-        {
+            .map_or(Duration::ZERO, |since| since.elapsed())
+            .max(subscription.link.elapsed());
+        if broken > limits.fail_closed_after {
             return Err(not_serving(&format!(
                 "the subscription to user changes has been broken for longer than {} s",
                 limits.fail_closed_after.as_secs()
@@ -136,7 +146,14 @@ impl UserCache {
     pub fn apply(&self, event: ConfigEvent) -> Effect {
         let effect = self.shared.state.write().apply(event);
         let mut subscription = self.shared.subscription.write();
-        subscription.heard = Instant::now();
+        let now = Instant::now();
+        subscription.heard = now;
+        subscription.link = now;
+        match effect {
+            Effect::Proven => subscription.proven = Some(now),
+            Effect::Mismatch | Effect::Gap => subscription.proven = None,
+            _ => {}
+        }
         if effect == Effect::SourceCompleted && self.shared.state.read().applied().is_some() {
             subscription.broken_since = None;
         }
@@ -146,6 +163,7 @@ impl UserCache {
     /// A fresh queue is bound; a snapshot is needed.
     pub fn subscribed(&self) {
         self.shared.state.write().subscribed();
+        self.link_stands();
     }
 
     /// The connection is gone: what was heard last counts as the moment it broke.
@@ -154,6 +172,25 @@ impl UserCache {
         if subscription.broken_since.is_none() {
             subscription.broken_since = Some(subscription.heard);
         }
+    }
+
+    /// The broker answered on the subscription's connection: the link stands, though nothing was said on it.
+    pub fn link_stands(&self) {
+        self.shared.subscription.write().link = Instant::now();
+    }
+
+    /// The position at which the digest equalled the database's, if that was no longer ago than three bookmarks.
+    #[must_use]
+    pub fn proven(&self) -> Option<Position> {
+        let at = self.shared.subscription.read().proven?;
+        let position = self.shared.state.read().proven()?;
+        (at.elapsed() <= PROOF_HOLDS).then_some(position)
+    }
+
+    /// How long ago the digest last equalled the database's.
+    #[must_use]
+    pub fn proven_ago(&self) -> Option<Duration> {
+        Some(self.shared.subscription.read().proven?.elapsed())
     }
 
     /// Gives up a snapshot that stays silent.

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use time::OffsetDateTime;
 use uuid::Uuid;
 use wire_contract::{
     Bookmark, ConfigEvent, DIGEST_VERSION, Position, ShortDigest, SnapshotCause, SnapshotChunk,
@@ -125,6 +126,7 @@ pub struct CacheState {
     applied: Option<Position>,
     comparable_from: Option<Position>,
     proven: Option<Position>,
+    audited_at: Option<OffsetDateTime>,
     last_sync_id: Option<Uuid>,
     /// A snapshot is needed that starts after this reading of the clock.
     need: Option<(SnapshotCause, u64)>,
@@ -193,6 +195,8 @@ impl CacheState {
                 effect
             }
             ConfigEvent::Bookmark(event) => self.bookmark(&event),
+            // Tells of server B, not of users.
+            ConfigEvent::ProbeAnswer(_) => Effect::Applied,
         }
     }
 
@@ -419,6 +423,13 @@ impl CacheState {
     }
 
     fn bookmark(&mut self, bookmark: &Bookmark) -> Effect {
+        self.audited_at = bookmark.audited_at.or(self.audited_at);
+        if self
+            .seen
+            .is_some_and(|seen| bookmark.position.epoch < seen.epoch)
+        {
+            return Effect::OldEpoch;
+        }
         if let Some(seen) = self.seen
             && bookmark.position > seen
         {
@@ -439,6 +450,7 @@ impl CacheState {
             self.proven = Some(bookmark.position);
             return Effect::Proven;
         }
+        self.proven = None;
         if self.need.is_none() {
             self.ask(SnapshotCause::Mismatch);
         }
@@ -643,6 +655,12 @@ impl CacheState {
     #[must_use]
     pub fn proven(&self) -> Option<Position> {
         self.proven
+    }
+
+    /// When server B last compared its digest with the tables themselves.
+    #[must_use]
+    pub fn audited_at(&self) -> Option<OffsetDateTime> {
+        self.audited_at
     }
 
     /// The last full sync that was applied to its end.

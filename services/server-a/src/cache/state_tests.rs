@@ -94,6 +94,7 @@ fn bookmark(sequence: i64, users: &[UserRecord]) -> ConfigEvent {
         count: users.len() as u64,
         digest: digest_of(users),
         digest_version: DIGEST_VERSION,
+        audited_at: None,
     })
 }
 
@@ -352,6 +353,7 @@ fn an_unknown_digest_version_is_unprovable_not_wrong() {
         count: 0,
         digest: digest_of(&[record(1, "x", 1)]),
         digest_version: DIGEST_VERSION + 1,
+        audited_at: None,
     }));
     assert_eq!(effect, Effect::NotComparable);
     assert_eq!(state.wanted(), None);

@@ -12,8 +12,8 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wire_contract::{
-    CONFIG_REPLICA_REPORTS, CONFIG_SNAPSHOT_REQUESTS, ReplicaReport, SnapshotCause, SnapshotCredit,
-    SnapshotRequest, encode_json, specs,
+    CONFIG_REPLICA_REPORTS, CONFIG_SNAPSHOT_REQUESTS, ReplicaProbe, ReplicaReport, SnapshotCause,
+    SnapshotCredit, SnapshotRequest, encode_json, specs,
 };
 
 use super::metrics;
@@ -77,6 +77,22 @@ impl Control {
         self.send(message, "snapshot_request");
     }
 
+    /// Asks whether server B is there.
+    pub fn probe(&self, queue: &str) {
+        let probe = ReplicaProbe {
+            queue: queue.to_owned(),
+            instance: self.instance.to_string(),
+        };
+        let mut message = Message::to_queue(
+            CONFIG_SNAPSHOT_REQUESTS,
+            "replica.probe",
+            encode_json(&probe),
+        );
+        message.persistent = false;
+        message.expiration_ms = Some(REQUEST_EXPIRES_MS);
+        self.send(message, "replica_probe");
+    }
+
     /// Lets server B send more chunks.
     pub fn credit(&self, credit_queue: String, credit: &SnapshotCredit) {
         let mut message = Message::to_queue(credit_queue, "snapshot.credit", encode_json(credit));
@@ -91,12 +107,13 @@ impl Control {
         if self.reporting.swap(true, Ordering::AcqRel) {
             return;
         }
+        let proven = cache.proven();
         let report = cache.read(|state| ReplicaReport {
             instance: self.instance.to_string(),
             queue: queue.to_owned(),
             ready,
             applied: state.applied().unwrap_or_default(),
-            proven: state.proven(),
+            proven,
             users: state.len(),
             syncing: state.syncing(),
             last_sync_id: state.last_sync_id(),

@@ -75,6 +75,20 @@ static SEQUENCE: LazyLock<IntGauge> = LazyLock::new(|| {
     )
     .expect("registered once")
 });
+static PROVEN: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "identity_cache_proven",
+        "1 while the cache's digest has equalled the database's within the last three bookmarks"
+    )
+    .expect("registered once")
+});
+static STALENESS: LazyLock<prometheus::Gauge> = LazyLock::new(|| {
+    prometheus::register_gauge!(
+        "identity_cache_staleness_seconds",
+        "Time since the replica last heard from the stream"
+    )
+    .expect("registered once")
+});
 static SERVING: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!(
         "identity_cache_serving",
@@ -127,6 +141,8 @@ pub fn on_scrape(cache: &UserCache) {
         USERS.set(i64::try_from(state.len()).unwrap_or(i64::MAX));
         SEQUENCE.set(state.seen().map_or(0, |position| position.sequence));
     });
+    PROVEN.set(i64::from(cache.proven().is_some()));
+    STALENESS.set(cache.age().as_secs_f64());
     SERVING.set(i64::from(cache.admission().is_ok()));
 }
 

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use backon::{BackoffBuilder, ExponentialBuilder};
+use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use parking_lot::RwLock;
@@ -42,8 +43,14 @@ const SNAPSHOT_STALLED: Duration = Duration::from_secs(10);
 /// Pause after the first request before it is made again, doubled up to the last.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Bookmarks come once a second: after three that did not come, server B and the broker are asked why.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+/// How often they are asked while the silence lasts.
+const ASK_EVERY: Duration = Duration::from_secs(2);
 /// Replicas tell where they stand this often.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// And this often while they take changes in: someone may be waiting for them.
+const REPORT_CHANGES_EVERY: Duration = Duration::from_millis(200);
 
 /// The sync task's view of itself, for `/status`.
 #[derive(Debug, Clone)]
@@ -122,13 +129,21 @@ impl CacheSync {
             queue,
             request: None,
             reported: Instant::now(),
+            reported_position: None,
+            bookmark: Instant::now(),
+            probed: None,
+            link_check: None,
         };
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
             tokio::select! {
                 () = shutdown.cancelled() => break Ok(()),
-                _ = tick.tick() => session.look_after(),
+                _ = tick.tick() => session.look_after(&channel),
+                answered = session.link_answered() => match answered {
+                    Ok(()) => self.cache.link_stands(),
+                    Err(error) => break Err(error),
+                },
                 delivery = consumer.next() => match delivery {
                     Some(Ok(delivery)) => {
                         if let Err(error) = session.take_batch(&channel, &mut consumer, delivery).await {
@@ -165,6 +180,19 @@ async fn subscribe(connection: &Connection, queue: &str) -> anyhow::Result<(Chan
     Ok((channel, consumer))
 }
 
+/// A round trip to the broker on the connection that brings the stream.
+async fn queue_is_there(channel: &Channel, queue: &str) -> anyhow::Result<()> {
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare(queue.into(), options, FieldTable::default())
+        .await
+        .context("the own queue is gone")?;
+    Ok(())
+}
+
 /// A request that has been made and not been satisfied.
 struct Request {
     cause: SnapshotCause,
@@ -180,6 +208,13 @@ struct Session<'a> {
     queue: String,
     request: Option<Request>,
     reported: Instant,
+    reported_position: Option<Position>,
+    /// When the last bookmark came.
+    bookmark: Instant,
+    /// When server B was last asked why there are none.
+    probed: Option<Instant>,
+    /// A question to the broker on the subscription's own channel, under way.
+    link_check: Option<BoxFuture<'static, anyhow::Result<()>>>,
 }
 
 impl Session<'_> {
@@ -191,14 +226,14 @@ impl Session<'_> {
         first: Delivery,
     ) -> anyhow::Result<()> {
         let mut last_tag = first.delivery_tag;
-        self.take(&first);
+        self.take(&first)?;
         for _ in 1..PREFETCH / 2 {
             let Some(Some(next)) = consumer.next().now_or_never() else {
                 break;
             };
             let next = next?;
             last_tag = next.delivery_tag;
-            self.take(&next);
+            self.take(&next)?;
         }
         channel
             .basic_ack(last_tag, BasicAckOptions { multiple: true })
@@ -208,22 +243,33 @@ impl Session<'_> {
 
     /// One message. A malformed one is counted and left: its number is missing now, so it shows as a
     /// gap, and the snapshot that follows repairs it.
-    fn take(&mut self, delivery: &Delivery) {
+    ///
+    /// # Errors
+    /// When server B says that bookmarks are being sent while none comes: the binding is lost.
+    fn take(&mut self, delivery: &Delivery) -> anyhow::Result<()> {
         let event_type = event_type(delivery);
         let event = match ConfigEvent::decode(event_type, &delivery.data) {
             Ok(Some(event)) => event,
             Ok(None) => {
                 metrics::ignored("unknown_event");
                 tracing::debug!(event_type, "event of a later version ignored");
-                return;
+                return Ok(());
             }
             Err(error) => {
                 metrics::ignored("malformed");
                 tracing::warn!(%error, "malformed configuration event ignored");
-                return;
+                return Ok(());
             }
         };
         metrics::lag(&event);
+        match &event {
+            ConfigEvent::Bookmark(_) => self.bookmark = Instant::now(),
+            ConfigEvent::ProbeAnswer(answer) => {
+                self.sync.cache.link_stands();
+                return self.judge_silence(answer.bookmark_age_ms);
+            }
+            _ => {}
+        }
         let chunk_of = match &event {
             ConfigEvent::SnapshotChunk(chunk) => Some(chunk.snapshot_id),
             _ => None,
@@ -236,6 +282,45 @@ impl Session<'_> {
             self.sync.control.credit(queue, &credit);
         }
         self.note(event_type, effect);
+        Ok(())
+    }
+
+    /// Server B lives. If bookmarks are being sent all the same, this queue is no longer bound.
+    fn judge_silence(&self, bookmark_age_ms: Option<u64>) -> anyhow::Result<()> {
+        let silence = self.bookmark.elapsed();
+        let sent = bookmark_age_ms.map(Duration::from_millis);
+        anyhow::ensure!(
+            silence < SILENT_AFTER || sent.is_none_or(|age| age + SILENT_AFTER > silence),
+            "bookmarks are sent but none has come for {} s: the binding is lost",
+            silence.as_secs()
+        );
+        Ok(())
+    }
+
+    /// Pending for ever without a question.
+    async fn link_answered(&mut self) -> anyhow::Result<()> {
+        match &mut self.link_check {
+            Some(check) => {
+                let answer = check.await;
+                self.link_check = None;
+                answer
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// While the stream is silent: does server B live, and does the link stand?
+    fn ask_why_silent(&mut self, channel: &Channel) {
+        let due = self.probed.is_none_or(|at| at.elapsed() >= ASK_EVERY);
+        if self.bookmark.elapsed() < SILENT_AFTER || !due {
+            return;
+        }
+        self.probed = Some(Instant::now());
+        self.sync.control.probe(&self.queue);
+        if self.link_check.is_none() {
+            let (channel, queue) = (channel.clone(), self.queue.clone());
+            self.link_check = Some(async move { queue_is_there(&channel, &queue).await }.boxed());
+        }
     }
 
     fn note(&mut self, event_type: &str, effect: Effect) {
@@ -284,12 +369,19 @@ impl Session<'_> {
     }
 
     /// What is due without a message: a request, the end of a stalled snapshot, a report.
-    fn look_after(&mut self) {
+    fn look_after(&mut self, channel: &Channel) {
+        self.ask_why_silent(channel);
         self.give_up_stalled();
         if let Some(cause) = self.sync.cache.read(crate::cache::CacheState::wanted) {
             self.request(cause);
         }
-        if self.reported.elapsed() >= REPORT_EVERY {
+        let changed = self.sync.cache.applied() != self.reported_position;
+        let every = if changed {
+            REPORT_CHANGES_EVERY
+        } else {
+            REPORT_EVERY
+        };
+        if self.reported.elapsed() >= every {
             self.report();
         }
     }
@@ -338,6 +430,7 @@ impl Session<'_> {
 
     fn report(&mut self) {
         self.reported = Instant::now();
+        self.reported_position = self.sync.cache.applied();
         self.sync
             .control
             .report(&self.queue, &self.sync.cache, self.sync.gate_is_open());
@@ -386,7 +479,7 @@ fn update_gate(cache: &UserCache, gate: &Gate) {
 #[must_use]
 pub fn status(instance: &str, cache: &UserCache, sync: &SyncStatus) -> serde_json::Value {
     let connection = sync.connection.read().clone();
-    let (users, position, applied, proven, digest, complete, snapshot_under_way) =
+    let (users, position, applied, proven, digest, complete, audited_at, snapshot_under_way) =
         cache.read(|state| {
             (
                 state.len(),
@@ -395,6 +488,7 @@ pub fn status(instance: &str, cache: &UserCache, sync: &SyncStatus) -> serde_jso
                 state.proven(),
                 state.digest(),
                 state.is_complete(),
+                state.audited_at(),
                 state.snapshots_under_way().next().is_some(),
             )
         });
@@ -423,7 +517,11 @@ pub fn status(instance: &str, cache: &UserCache, sync: &SyncStatus) -> serde_jso
         "epoch": position.epoch,
         "sequence": position.sequence,
         "digest": digest,
-        "proven": proven,
+        "proven": cache.proven().is_some(),
+        "proven_sequence": proven.map(|position| position.sequence),
+        "proven_epoch": proven.map(|position| position.epoch),
+        "proven_at": cache.proven_ago().map(|ago| rfc3339(OffsetDateTime::now_utc() - ago)),
+        "audited_at": audited_at.map(rfc3339),
         "staleness_seconds": cache.age().as_secs_f64(),
         "last_snapshot": last_snapshot,
         "connects": connection.connects,

@@ -5,6 +5,7 @@ mod auth;
 mod error;
 mod full_syncs;
 mod json;
+mod replicas;
 #[cfg(test)]
 mod tests;
 mod users;
@@ -57,6 +58,10 @@ pub fn router(state: ApiState) -> Router {
             state.admin_token.clone(),
             auth::require_token,
         ))
+        .layer(from_fn_with_state(
+            state.pool.clone(),
+            replicas::wait_for_replicas,
+        ))
         .layer(DefaultBodyLimit::max(json::MAX_BODY));
     Router::new()
         .route("/admin/v1/users", get(users::list).post(users::create))
@@ -68,6 +73,7 @@ pub fn router(state: ApiState) -> Router {
             "/admin/v1/users/{user_id}/rotate-key",
             post(users::rotate_key),
         )
+        .route("/admin/v1/replicas", get(replicas::list))
         .route("/admin/v1/full-syncs", post(full_syncs::create))
         .route("/admin/v1/full-syncs/{sync_id}", get(full_syncs::get))
         .fallback(api::not_found)

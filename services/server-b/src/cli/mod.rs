@@ -3,6 +3,7 @@
 mod full_sync;
 mod import;
 mod progress;
+mod replicas;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,9 @@ enum Command {
     /// Publish every user to all replicas and wait until it is done
     #[command(visible_alias = "publish_all_users", after_help = full_sync::EXAMPLES)]
     FullSync(full_sync::FullSyncArgs),
+    /// Show every live replica of server A: its position, and whether its cache is proven equal to the database
+    #[command(after_help = replicas::EXAMPLES)]
+    Replicas(replicas::ReplicasArgs),
     /// Manage users in the database; replicas learn of it like of any other change
     #[command(subcommand, after_help = users::EXAMPLES)]
     Users(users::UsersCommand),
@@ -69,6 +73,18 @@ pub struct ServeArgs {
     /// Who may call the admin API.
     #[command(flatten)]
     pub admin_token: AdminTokenArgs,
+
+    /// Seconds between two comparisons of the digest with the tables, which find changes made behind the triggers;
+    /// each reads every user once
+    #[arg(
+        long,
+        env = "AUDIT_INTERVAL_SECONDS",
+        default_value_t = 600,
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "Audit"
+    )]
+    pub audit_interval_seconds: u64,
 
     /// Bring the schema up to date first; `--migrate=false` where a job of its own does it
     #[arg(
@@ -112,6 +128,7 @@ impl Cli {
             Command::Migrate(args) => {
                 database::migrate(&connect(&args.database).await?, &MIGRATOR).await
             }
+            Command::Replicas(args) => replicas::run(args).await,
             Command::FullSync(args) => full_sync::run(args).await,
             Command::Users(command) => users::run(command).await,
         }

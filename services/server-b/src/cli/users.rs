@@ -14,6 +14,7 @@ use wire_contract::UserId;
 
 use super::connect_migrated;
 use super::import::{self, ImportArgs};
+use super::replicas::WaitArgs;
 use crate::keys::{KeyArgs, KeyRing, NewKey};
 use crate::users::{CreatedUser, NewUser, User, UserChanges, Users};
 
@@ -67,6 +68,8 @@ pub struct CreateArgs {
     #[arg(long, default_value = "table", value_name = "FORMAT")]
     output: Output,
     #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
     keys: KeyArgs,
@@ -97,6 +100,8 @@ pub struct UpdateArgs {
     #[command(flatten)]
     changes: ChangeArgs,
     #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
     database: DatabaseArgs,
 }
 
@@ -119,6 +124,8 @@ pub struct DeleteArgs {
     /// The user's id, as `server-b users list` shows it
     user_id: UserId,
     #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
     database: DatabaseArgs,
 }
 
@@ -133,6 +140,8 @@ pub struct RotateKeyArgs {
     /// File with an existing API key to import, `-` for stdin; without it one is generated
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    wait: WaitArgs,
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
@@ -153,7 +162,8 @@ pub async fn run(command: UsersCommand) -> anyhow::Result<()> {
 async fn create(args: CreateArgs) -> anyhow::Result<()> {
     let keys = KeyRing::from_args(&args.keys)?;
     let api_key = given_or_generated(args.api_key_file.as_deref())?;
-    let users = Users::new(connect_migrated(&args.database).await?);
+    let pool = connect_migrated(&args.database).await?;
+    let users = Users::new(pool.clone());
     let new = NewUser {
         username: args.username,
         is_active: !args.inactive,
@@ -162,13 +172,13 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
     };
     let user = users.create(&keys, new).await?;
     match args.output {
-        Output::Json => print_json(&CreatedUser::new(user, &api_key)),
+        Output::Json => print_json(&CreatedUser::new(user, &api_key))?,
         Output::Table => {
             println!("{}", table(&[user]));
             println!("\nAPI key, shown only now: {}", api_key.expose());
-            Ok(())
         }
     }
+    args.wait.wait(&pool).await
 }
 
 async fn list(args: ListArgs) -> anyhow::Result<()> {
@@ -187,7 +197,8 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
 }
 
 async fn update(args: UpdateArgs) -> anyhow::Result<()> {
-    let users = Users::new(connect_migrated(&args.database).await?);
+    let pool = connect_migrated(&args.database).await?;
+    let users = Users::new(pool.clone());
     let changes = UserChanges {
         username: args.changes.username,
         is_active: args.changes.active,
@@ -195,21 +206,22 @@ async fn update(args: UpdateArgs) -> anyhow::Result<()> {
     };
     let user = users.update(args.user_id, changes).await?;
     println!("{}", table(&[user]));
-    Ok(())
+    args.wait.wait(&pool).await
 }
 
 async fn delete(args: DeleteArgs) -> anyhow::Result<()> {
-    let users = Users::new(connect_migrated(&args.database).await?);
-    users.delete(args.user_id).await?;
+    let pool = connect_migrated(&args.database).await?;
+    Users::new(pool.clone()).delete(args.user_id).await?;
     println!("user {} deleted", args.user_id);
-    Ok(())
+    args.wait.wait(&pool).await
 }
 
 /// Only the key goes to stdout, for scripts.
 async fn rotate_key(args: RotateKeyArgs) -> anyhow::Result<()> {
     let keys = KeyRing::from_args(&args.keys)?;
     let api_key = given_or_generated(args.api_key_file.as_deref())?;
-    let users = Users::new(connect_migrated(&args.database).await?);
+    let pool = connect_migrated(&args.database).await?;
+    let users = Users::new(pool.clone());
     let overlap = args.overlap_seconds.map(Duration::from_secs);
     let user = users
         .rotate_key(&keys, args.user_id, api_key.clone(), overlap)
@@ -219,7 +231,7 @@ async fn rotate_key(args: RotateKeyArgs) -> anyhow::Result<()> {
         user.user_id, user.username
     );
     println!("{}", api_key.expose());
-    Ok(())
+    args.wait.wait(&pool).await
 }
 
 fn given_or_generated(file: Option<&Path>) -> anyhow::Result<NewKey> {
@@ -245,7 +257,7 @@ pub fn open(path: &Path) -> anyhow::Result<Box<dyn Read>> {
     })?))
 }
 
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }

@@ -26,7 +26,7 @@ use wire_contract::specs;
 
 use crate::keys::KeyRing;
 use leader::Leadership;
-use numbering::RelayState;
+use numbering::{Fenced, RelayState};
 
 /// Rows numbered and published at a time.
 const BATCH: i64 = 500;
@@ -180,7 +180,7 @@ impl Term<'_> {
             } else {
                 self.relay_batch().await?
             };
-            self.bookmark().await;
+            self.bookmark().await?;
             if matches!(next, Next::Idle) {
                 self.rest().await?;
             }
@@ -215,14 +215,22 @@ impl Term<'_> {
     }
 
     /// Tells replicas what the users amount to, once a second; a lost bookmark is followed by another.
-    async fn bookmark(&mut self) {
+    async fn bookmark(&mut self) -> anyhow::Result<()> {
         let due = self
             .last_bookmark
             .is_none_or(|at| at.elapsed() >= BOOKMARK_EVERY);
-        if let (true, Some(state)) = (due, &self.published) {
-            self.last_bookmark = Some(Instant::now());
-            publish::bookmark(self.relay, state).await;
+        let (true, Some(published)) = (due, &mut self.published) else {
+            return Ok(());
+        };
+        self.last_bookmark = Some(Instant::now());
+        // An audit may have corrected the digest, and a restore begun a new epoch, since the last number.
+        let state = numbering::state(&self.relay.pool).await?;
+        anyhow::ensure!(state.term == self.number, Fenced { term: state.term });
+        if state.sequence == published.sequence {
+            *published = state;
+            publish::bookmark(self.relay, published).await?;
         }
+        Ok(())
     }
 
     /// Waits for rows: by polling while there was work lately, then by notification.

@@ -23,6 +23,8 @@ pub struct RelayState {
     pub user_count: i64,
     /// Their digest.
     pub digest: UserSetDigest,
+    /// When the digest was last compared with the tables themselves.
+    pub audited_at: Option<OffsetDateTime>,
 }
 
 /// A row of the outbox.
@@ -102,11 +104,25 @@ pub fn plan(rows: Vec<OutboxRow>, mut state: RelayState) -> anyhow::Result<Batch
     })
 }
 
-/// Begins a term: whoever numbered before is fenced.
+/// Begins a term: whoever numbered before is fenced. A database that is not the one it was (restored elsewhere,
+/// failed over) begins a new epoch.
 pub async fn take_term(pool: &PgPool) -> anyhow::Result<RelayState> {
     let row: StateRow = sqlx::query_as(
-        "UPDATE relay_state SET term = term + 1
-         RETURNING term, epoch, sequence, user_count, digest",
+        "WITH now AS (
+             SELECT system_identifier::text AS system_identifier,
+                    -- The first eight hex digits of a WAL file's name are its timeline.
+                    ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint AS timeline
+             FROM pg_control_system()
+         )
+         UPDATE relay_state SET
+             term = term + 1,
+             epoch = CASE WHEN relay_state.system_identifier <> now.system_identifier
+                            OR relay_state.timeline <> now.timeline
+                          THEN epoch + 1 ELSE epoch END,
+             system_identifier = now.system_identifier,
+             timeline = now.timeline
+         FROM now
+         RETURNING term, epoch, sequence, user_count, digest, audited_at",
     )
     .fetch_one(pool)
     .await
@@ -114,13 +130,36 @@ pub async fn take_term(pool: &PgPool) -> anyhow::Result<RelayState> {
     row.try_into()
 }
 
+/// A replica has applied more than this database has ever numbered: an older state was restored. Begins an
+/// epoch above the replica's; `None` when the replica is not ahead.
+pub async fn leave_epoch(pool: &PgPool, replica: Position) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar(
+        "UPDATE relay_state SET epoch = $1 + 1
+         WHERE ($1, $2) > (epoch, sequence) RETURNING epoch",
+    )
+    .bind(replica.epoch)
+    .bind(replica.sequence)
+    .fetch_optional(pool)
+    .await
+}
+
+/// Notes that a bookmark was confirmed.
+pub async fn note_bookmark(pool: &PgPool) -> anyhow::Result<()> {
+    sqlx::query("UPDATE relay_state SET bookmarked_at = now()")
+        .execute(pool)
+        .await
+        .context("cannot note a bookmark")?;
+    Ok(())
+}
+
 /// The relay's row as it is.
 pub async fn state(pool: &PgPool) -> anyhow::Result<RelayState> {
-    let row: StateRow =
-        sqlx::query_as("SELECT term, epoch, sequence, user_count, digest FROM relay_state")
-            .fetch_one(pool)
-            .await
-            .context("cannot read the relay's state")?;
+    let row: StateRow = sqlx::query_as(
+        "SELECT term, epoch, sequence, user_count, digest, audited_at FROM relay_state",
+    )
+    .fetch_one(pool)
+    .await
+    .context("cannot read the relay's state")?;
     row.try_into()
 }
 
@@ -168,7 +207,7 @@ pub async fn number(pool: &PgPool, term: i64, limit: i64) -> anyhow::Result<Opti
 /// Two leaders, one of them a zombie, take turns here; the term tells which may go on.
 async fn lock_state(transaction: &mut PgConnection, term: i64) -> anyhow::Result<RelayState> {
     let row: StateRow = sqlx::query_as(
-        "SELECT term, epoch, sequence, user_count, digest FROM relay_state FOR UPDATE",
+        "SELECT term, epoch, sequence, user_count, digest, audited_at FROM relay_state FOR UPDATE",
     )
     .fetch_one(transaction)
     .await
@@ -208,6 +247,20 @@ async fn store(transaction: &mut PgConnection, batch: &Batch) -> anyhow::Result<
     .await
     .context("cannot store the relay's state")?;
     Ok(())
+}
+
+/// The position by which every change that PostgreSQL's `snapshot` shows is numbered; `None` while one is not.
+pub async fn numbered_by(pool: &PgPool, snapshot: &str) -> anyhow::Result<Option<Position>> {
+    let (pending, epoch, sequence): (bool, i64, i64) = sqlx::query_as(
+        "SELECT EXISTS (SELECT FROM outbox WHERE sequence IS NULL
+                        AND pg_visible_in_snapshot(txid, $1::text::pg_snapshot)), epoch, relay_state.sequence
+         FROM relay_state",
+    )
+    .bind(snapshot)
+    .fetch_one(pool)
+    .await
+    .context("cannot look into the outbox")?;
+    Ok((!pending).then_some(Position { epoch, sequence }))
 }
 
 /// Rows that have a number, in its order.
@@ -280,6 +333,7 @@ struct StateRow {
     sequence: i64,
     user_count: i64,
     digest: Vec<u8>,
+    audited_at: Option<OffsetDateTime>,
 }
 
 impl TryFrom<StateRow> for RelayState {
@@ -296,6 +350,7 @@ impl TryFrom<StateRow> for RelayState {
             sequence: row.sequence,
             user_count: row.user_count,
             digest: UserSetDigest::from_bytes(digest),
+            audited_at: row.audited_at,
         })
     }
 }

@@ -75,7 +75,7 @@ fn message(relay: &Relay, row: &OutboxRow) -> anyhow::Result<Message> {
 }
 
 /// Tells what the users amount to at `state`. Not confirmed is not an error: another follows.
-pub(super) async fn bookmark(relay: &Relay, state: &RelayState) {
+pub(super) async fn bookmark(relay: &Relay, state: &RelayState) -> anyhow::Result<()> {
     let event = ConfigEvent::Bookmark(Bookmark {
         position: Position {
             epoch: state.epoch,
@@ -84,10 +84,15 @@ pub(super) async fn bookmark(relay: &Relay, state: &RelayState) {
         count: u64::try_from(state.user_count).unwrap_or(0),
         digest: state.digest,
         digest_version: DIGEST_VERSION,
+        audited_at: state.audited_at,
     });
     let message = Message::to_fanout(CONFIG_EVENTS_EXCHANGE, event.event_type(), event.encode());
-    if let Err(error) = relay.publisher.publish(message).await {
-        tracing::debug!(%error, "bookmark not confirmed");
+    match relay.publisher.publish(message).await {
+        Ok(()) => numbering::note_bookmark(&relay.pool).await,
+        Err(error) => {
+            tracing::debug!(%error, "bookmark not confirmed");
+            Ok(())
+        }
     }
 }
 

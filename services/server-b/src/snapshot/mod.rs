@@ -13,28 +13,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use parking_lot::{Mutex, RwLock};
+use serde::de::DeserializeOwned;
 use service_runtime::amqp::{ConnectionState, Connector, Publisher, declare_queue, event_type};
 use sqlx::PgPool;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wire_contract::{
-    CONFIG_SNAPSHOT_REQUESTS, REPLICA_QUEUE_PREFIX, SnapshotCredit, SnapshotRequest, decode_json,
-    specs,
+    CONFIG_SNAPSHOT_REQUESTS, ConfigEvent, ProbeAnswer, REPLICA_QUEUE_PREFIX, ReplicaProbe,
+    SnapshotCredit, SnapshotRequest, decode_json, specs,
 };
 
-/// Requests that come within this time of the first share its round.
-const GATHER: Duration = Duration::from_millis(50);
-/// Requests of one round at most.
-const ROUND_SIZE: u16 = 200;
-/// Rounds at a time; each holds a database transaction while it reads.
-const ROUNDS: usize = 2;
+/// A round begins when no request has come for so long: replicas that restart together share one read.
+const GATHER_QUIET: Duration = Duration::from_millis(250);
+/// But no later than this after its first request.
+const GATHER_AT_MOST: Duration = Duration::from_secs(2);
+/// Unacknowledged requests.
+const PREFETCH: u16 = 200;
+/// Reads of the table at a time. Requests that come meanwhile share the next.
+const READS: usize = 1;
 
 /// Credit of the replicas that are being served: (snapshot, queue) → chunks acknowledged.
 type Credits = Arc<Mutex<HashMap<(Uuid, String), watch::Sender<u32>>>>;
@@ -55,10 +59,10 @@ pub struct Snapshots {
 impl Snapshots {
     /// Serves until `shutdown`; a round under way is cut then, and its replicas ask again.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let rounds = Arc::new(Semaphore::new(ROUNDS));
+        let reads = Arc::new(Semaphore::new(READS));
         self.connector
             .supervise("snapshots", &self.state, &shutdown, |connection| {
-                self.session(connection, Arc::clone(&rounds), &shutdown)
+                self.session(connection, Arc::clone(&reads), &shutdown)
             })
             .await;
         Ok(())
@@ -67,16 +71,17 @@ impl Snapshots {
     async fn session(
         &self,
         connection: Connection,
-        rounds: Arc<Semaphore>,
+        reads: Arc<Semaphore>,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
         let credits = Credits::default();
         let credit_queue = format!("server-b.{}", Uuid::now_v7().simple());
-        let (requests_channel, mut requests) = consume_requests(&connection).await?;
+        let (channel, mut requests) = consume_requests(&connection).await?;
         let mut credit = consume_credit(&connection, &credit_queue).await?;
         // Ends the rounds of this session with it: their credit queue is gone.
         let session = shutdown.child_token();
         let _ends_with_session = session.clone().drop_guard();
+        let mut next = NextRound::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -84,26 +89,99 @@ impl Snapshots {
                     take_credit(&credits, &delivery.context("credit consumer cancelled")??);
                 }
                 delivery = requests.next() => {
-                    let first = delivery.context("request consumer cancelled")??;
-                    let round = gather(&requests_channel, &mut requests, first).await?;
-                    let task = send::round(send::Round {
+                    let delivery = delivery.context("request consumer cancelled")??;
+                    self.take(&mut next, &delivery);
+                    // A replica that is not served asks again: nothing is lost by acknowledging now.
+                    channel
+                        .basic_ack(delivery.delivery_tag, BasicAckOptions::default())
+                        .await?;
+                }
+                permit = next.may_begin(&reads) => {
+                    let round = send::Round {
                         pool: self.pool.clone(),
                         publisher: self.publisher.clone(),
                         credits: Arc::clone(&credits),
                         credit_queue: credit_queue.clone(),
-                        requests: round,
-                        permits: Arc::clone(&rounds),
-                    });
+                        requests: next.take(),
+                    };
                     let session = session.clone();
                     tokio::spawn(async move {
                         tokio::select! {
                             () = session.cancelled() => {}
-                            () = task => {}
+                            () = send::round(round, permit) => {}
                         }
                     });
                 }
             }
         }
+    }
+
+    /// A request joins the next round; a probe is answered at once.
+    fn take(&self, next: &mut NextRound, delivery: &Delivery) {
+        if event_type(delivery) == "replica.probe" {
+            if let Some(probe) = decode::<ReplicaProbe>(delivery, |probe| &probe.queue) {
+                tokio::spawn(answer(self.pool.clone(), self.publisher.clone(), probe));
+            }
+        } else if let Some(request) = decode::<SnapshotRequest>(delivery, |request| &request.queue)
+        {
+            next.add(request);
+        }
+    }
+}
+
+/// The requests of the round that has yet to begin, one per queue.
+#[derive(Default)]
+struct NextRound {
+    requests: HashMap<String, SnapshotRequest>,
+    begins: Option<(Instant, Instant)>,
+}
+
+impl NextRound {
+    fn add(&mut self, request: SnapshotRequest) {
+        let now = Instant::now();
+        let latest = self
+            .begins
+            .map_or(now + GATHER_AT_MOST, |(_, latest)| latest);
+        self.begins = Some(((now + GATHER_QUIET).min(latest), latest));
+        self.requests.insert(request.queue.clone(), request);
+    }
+
+    fn take(&mut self) -> Vec<SnapshotRequest> {
+        self.begins = None;
+        self.requests.drain().map(|(_, request)| request).collect()
+    }
+
+    /// Resolves when no further request is waited for and the table may be read; meanwhile more may join.
+    async fn may_begin(&self, reads: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        match self.begins {
+            None => std::future::pending().await,
+            Some((at, _)) => {
+                tokio::time::sleep_until(at).await;
+                Arc::clone(reads).acquire_owned().await.ok()
+            }
+        }
+    }
+}
+
+/// Tells a replica that misses bookmarks whether they are being sent.
+async fn answer(pool: PgPool, publisher: Publisher, probe: ReplicaProbe) {
+    let age: sqlx::Result<Option<i64>> = sqlx::query_scalar(
+        "SELECT (extract(epoch FROM now() - bookmarked_at) * 1000)::bigint FROM relay_state",
+    )
+    .fetch_one(&pool)
+    .await;
+    let age = match age {
+        Ok(age) => age,
+        Err(error) => return tracing::warn!(%error, "a replica's probe is not answered"),
+    };
+    let event = ConfigEvent::ProbeAnswer(ProbeAnswer {
+        bookmark_age_ms: age.map(|age| u64::try_from(age).unwrap_or(0)),
+    });
+    if let Err(error) = publisher
+        .publish(send::to_replica(&probe.queue, &event))
+        .await
+    {
+        tracing::info!(instance = probe.instance, %error, "a replica's probe is not answered");
     }
 }
 
@@ -111,7 +189,7 @@ async fn consume_requests(connection: &Connection) -> anyhow::Result<(Channel, C
     let channel = connection.create_channel().await?;
     declare_queue(&channel, &specs::snapshot_requests()).await?;
     channel
-        .basic_qos(ROUND_SIZE, BasicQosOptions::default())
+        .basic_qos(PREFETCH, BasicQosOptions::default())
         .await?;
     let consumer = channel
         .basic_consume(
@@ -160,45 +238,19 @@ fn take_credit(credits: &Credits, delivery: &Delivery) {
     }
 }
 
-/// One round: the first request and those that follow at once, one per queue. Acknowledged here: a
-/// replica that is not served asks again.
-async fn gather(
-    channel: &Channel,
-    requests: &mut Consumer,
-    first: Delivery,
-) -> anyhow::Result<Vec<SnapshotRequest>> {
-    tokio::time::sleep(GATHER).await;
-    let mut last_tag = first.delivery_tag;
-    let mut round = HashMap::new();
-    let mut next = Some(first);
-    while let Some(delivery) = next {
-        last_tag = delivery.delivery_tag;
-        if let Some(request) = request_of(&delivery) {
-            round.insert(request.queue.clone(), request);
-        }
-        next = match requests.next().now_or_never() {
-            Some(Some(delivery)) => Some(delivery?),
-            _ => None,
-        };
-    }
-    channel
-        .basic_ack(last_tag, BasicAckOptions { multiple: true })
-        .await?;
-    Ok(round.into_values().collect())
-}
-
-fn request_of(delivery: &Delivery) -> Option<SnapshotRequest> {
-    match decode_json::<SnapshotRequest>(event_type(delivery), &delivery.data) {
-        Ok(request) if request.queue.starts_with(REPLICA_QUEUE_PREFIX) => Some(request),
-        Ok(request) => {
+/// A message that names a replica's queue; anything else is noted and left.
+fn decode<T: DeserializeOwned>(delivery: &Delivery, queue: fn(&T) -> &String) -> Option<T> {
+    match decode_json::<T>(event_type(delivery), &delivery.data) {
+        Ok(message) if queue(&message).starts_with(REPLICA_QUEUE_PREFIX) => Some(message),
+        Ok(message) => {
             tracing::warn!(
-                queue = request.queue,
-                "snapshot request for a foreign queue ignored"
+                queue = queue(&message),
+                "request for a foreign queue ignored"
             );
             None
         }
         Err(error) => {
-            tracing::warn!(%error, "malformed snapshot request ignored");
+            tracing::warn!(%error, "malformed request ignored");
             None
         }
     }

@@ -31,6 +31,15 @@ pub struct UsersRead {
 /// sent to anyone while it is open.
 pub async fn all_users(
     pool: &PgPool,
+    take: impl FnMut(Position, WireImage) -> anyhow::Result<()>,
+) -> anyhow::Result<UsersRead> {
+    all_users_with(pool, async |_| Ok(()), take).await
+}
+
+/// The same, after a look at something else as of the same moment.
+pub async fn all_users_with(
+    pool: &PgPool,
+    first: impl AsyncFnOnce(&mut PgConnection) -> anyhow::Result<()>,
     mut take: impl FnMut(Position, WireImage) -> anyhow::Result<()>,
 ) -> anyhow::Result<UsersRead> {
     // A connection of its own: a read of a million rows must not take one of the pool's for so long.
@@ -48,6 +57,7 @@ pub async fn all_users(
         .fetch_one(&mut *transaction)
         .await
         .context("cannot read the transaction's snapshot")?;
+    first(&mut transaction).await?;
     let mut count = 0;
     let mut digest = UserSetDigest::default();
     let mut rows = sqlx::query_as::<_, UserRow>(ALL_USERS).fetch(&mut *transaction);
@@ -78,17 +88,8 @@ impl UsersRead {
     pub async fn comparable_from(&self, pool: &PgPool) -> anyhow::Result<i64> {
         let numbered = async {
             loop {
-                let (pending, sequence): (bool, i64) = sqlx::query_as(
-                    "SELECT EXISTS (SELECT FROM outbox WHERE sequence IS NULL
-                                    AND pg_visible_in_snapshot(txid, $1::text::pg_snapshot)),
-                            (SELECT sequence FROM relay_state)",
-                )
-                .bind(&self.snapshot)
-                .fetch_one(pool)
-                .await
-                .context("cannot look into the outbox")?;
-                if !pending {
-                    return Ok(sequence);
+                if let Some(position) = numbering::numbered_by(pool, &self.snapshot).await? {
+                    return Ok(position.sequence);
                 }
                 tokio::time::sleep(NUMBERED_POLL).await;
             }

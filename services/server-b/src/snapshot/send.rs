@@ -12,7 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use service_runtime::amqp::{Message, Publisher};
 use sqlx::PgPool;
 use tempfile::NamedTempFile;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 use wire_contract::{
@@ -38,14 +38,11 @@ pub(super) struct Round {
     pub credits: Credits,
     pub credit_queue: String,
     pub requests: Vec<SnapshotRequest>,
-    pub permits: Arc<Semaphore>,
 }
 
 /// Serves a round; what goes wrong is logged, and the replicas ask again.
-pub(super) async fn round(round: Round) {
-    let Ok(_permit) = round.permits.acquire().await else {
-        return;
-    };
+/// The permit is for the read; a slow replica must not hold up the next round.
+pub(super) async fn round(round: Round, read_permit: Option<OwnedSemaphorePermit>) {
     let snapshot_id = Uuid::now_v7();
     let started = Instant::now();
     let replicas = start(&round, snapshot_id).await;
@@ -59,6 +56,7 @@ pub(super) async fn round(round: Round) {
             return;
         }
     };
+    drop(read_permit);
     let shared = Shared {
         pool: &round.pool,
         publisher: &round.publisher,
@@ -150,7 +148,7 @@ fn register(round: &Round, request: &SnapshotRequest, snapshot_id: Uuid) -> Repl
     }
 }
 
-fn to_replica(queue: &str, event: &ConfigEvent) -> Message {
+pub(super) fn to_replica(queue: &str, event: &ConfigEvent) -> Message {
     let mut message = Message::to_queue(queue, event.event_type(), event.encode());
     // The queue does not outlive the connection, let alone the broker.
     message.persistent = false;

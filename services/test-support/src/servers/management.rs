@@ -93,19 +93,6 @@ impl Management {
         ))
     }
 
-    /// Removes every binding between an exchange and a queue.
-    pub fn unbind(&self, vhost: &str, exchange: &str, queue: &str) -> Result<()> {
-        let (vhost, exchange, queue) = (segment(vhost), segment(exchange), segment(queue));
-        let pair = format!("/api/bindings/{vhost}/e/{exchange}/q/{queue}");
-        for binding in self.list(&pair)? {
-            let key = binding["properties_key"]
-                .as_str()
-                .context("a binding without key")?;
-            self.call("DELETE", &format!("{pair}/{}", segment(key)), None)?;
-        }
-        Ok(())
-    }
-
     /// The open connections of a virtual host. New ones are listed after a moment.
     pub fn connections(&self, vhost: &str) -> Result<Vec<Value>> {
         self.list(&format!("/api/vhosts/{}/connections", segment(vhost)))
@@ -175,6 +162,12 @@ impl Management {
     /// Deletes a queue with its messages.
     pub fn delete_queue(&self, vhost: &str, name: &str) -> Result<()> {
         let path = format!("/api/queues/{}/{}", segment(vhost), segment(name));
+        self.call("DELETE", &path, None).map(drop)
+    }
+
+    /// Deletes an exchange with its bindings.
+    pub fn delete_exchange(&self, vhost: &str, name: &str) -> Result<()> {
+        let path = format!("/api/exchanges/{}/{}", segment(vhost), segment(name));
         self.call("DELETE", &path, None).map(drop)
     }
 

@@ -103,7 +103,7 @@ fn every_replica_proves_that_its_cache_equals_the_database() {
     for replica in &app.replicas {
         eventually(DEADLINE, "a proof at the last number", || {
             let status = replica.status(app.http());
-            status["proven"]["sequence"].as_i64() == sequence()
+            status["proven_sequence"].as_i64() == sequence()
         });
         assert_eq!(replica.status(app.http())["users"], 7);
         let mismatches = replica.metric(app.http(), "identity_events_total", "mismatch");

@@ -7,6 +7,7 @@ mod common;
 mod cache_sync;
 mod canary;
 mod malformed;
+mod proof;
 mod sends;
 mod shutdown;
 mod startup;

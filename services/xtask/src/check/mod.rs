@@ -4,6 +4,7 @@ mod probe;
 mod report;
 mod sms;
 mod steps;
+mod user_created;
 
 use anyhow::Result;
 

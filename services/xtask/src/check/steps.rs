@@ -11,7 +11,7 @@ use test_support::{Answer, Http, try_eventually};
 
 use super::probe::{self, Verdict};
 use super::report::{Seen, readable};
-use super::sms;
+use super::{sms, user_created};
 use crate::services::Services;
 use crate::workspace::State;
 
@@ -26,7 +26,7 @@ pub struct Step<'a> {
 }
 
 /// All steps; a later one may need what an earlier one made.
-pub fn all<'a>() -> [Step<'a>; 11] {
+pub fn all<'a>() -> [Step<'a>; 12] {
     let step = |name, what, run| Step { name, what, run };
     [
         step(
@@ -51,6 +51,11 @@ pub fn all<'a>() -> [Step<'a>; 11] {
             "SMS",
             "200 from several users through all replicas",
             Check::send_sms,
+        ),
+        step(
+            "UserCreated",
+            "1,000 events, 10 % of them twice",
+            Check::create_references,
         ),
         step("revoke", "rotate a key", Check::rotate_key),
         step("delete", "DELETE a user", Check::delete_by_rest),
@@ -216,6 +221,10 @@ impl<'a> Check<'a> {
     fn send_sms(&mut self) -> Result<Seen> {
         ensure!(self.users.len() >= 5, "too few users were imported");
         sms::send_and_find(self.services, &self.users)
+    }
+
+    fn create_references(&mut self) -> Result<Seen> {
+        user_created::publish_and_find(self.services)
     }
 
     fn rotate_key(&mut self) -> Result<Seen> {

@@ -1,0 +1,96 @@
+//! `/admin/v1/replicas`, and `?wait=all` on every write.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use service_runtime::problem::Problem;
+use sqlx::PgPool;
+
+use super::error::ApiError;
+use crate::replicas::{self, LiveReplica, Until};
+
+/// Names the replicas that have applied the change.
+const APPLIED: HeaderName = HeaderName::from_static("replicas-applied");
+/// Names the live replicas that had not when the deadline passed.
+const WAITING: HeaderName = HeaderName::from_static("replicas-waiting");
+/// Seconds, where the query does not say; less than the API's own limit at most.
+const DEFAULT_WAIT: u64 = 10;
+const MAX_WAIT: u64 = 25;
+
+#[derive(Serialize)]
+pub struct Replicas {
+    replicas: Vec<LiveReplica>,
+}
+
+pub async fn list(State(pool): State<PgPool>) -> Result<Json<Replicas>, ApiError> {
+    let replicas = replicas::live(&pool).await?;
+    Ok(Json(Replicas { replicas }))
+}
+
+#[derive(Deserialize)]
+pub struct WaitQuery {
+    wait: Option<String>,
+    wait_seconds: Option<u64>,
+}
+
+/// With `?wait=all`, answers a write when every live replica has applied it, or names those that have not. The answer
+/// itself stays as it is: the change is made, and a key in it is shown only once.
+pub async fn wait_for_replicas(
+    State(pool): State<PgPool>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let deadline = match deadline(&request) {
+        Ok(deadline) => deadline,
+        Err(problem) => return problem.into_response(),
+    };
+    let mut response = next.run(request).await;
+    let Some(deadline) = deadline.filter(|_| response.status().is_success()) else {
+        return response;
+    };
+    match replicas::wait(&pool, Until::Applied, deadline).await {
+        Ok(waited) => {
+            let headers = response.headers_mut();
+            headers.insert(APPLIED, names(&waited.reached));
+            headers.insert(WAITING, names(&waited.waiting));
+        }
+        Err(error) => {
+            tracing::warn!(error = format!("{error:#}"), "cannot wait for the replicas");
+            let unknown = HeaderValue::from_static("unknown");
+            response.headers_mut().insert(WAITING, unknown);
+        }
+    }
+    response
+}
+
+/// How long to wait, if at all.
+fn deadline(request: &Request) -> Result<Option<Duration>, Problem> {
+    if request.method() == Method::GET {
+        return Ok(None);
+    }
+    let Ok(Query(query)) = Query::<WaitQuery>::try_from_uri(request.uri()) else {
+        let detail = format!("must be an integer from 1 to {MAX_WAIT}");
+        return Err(Problem::invalid_field("wait_seconds", detail));
+    };
+    let seconds = query.wait_seconds.unwrap_or(DEFAULT_WAIT);
+    if !(1..=MAX_WAIT).contains(&seconds) {
+        let detail = format!("must be an integer from 1 to {MAX_WAIT}");
+        return Err(Problem::invalid_field("wait_seconds", detail));
+    }
+    match query.wait.as_deref() {
+        None => Ok(None),
+        Some("all") => Ok(Some(Duration::from_secs(seconds))),
+        Some(_) => Err(Problem::invalid_field("wait", "must be `all`")),
+    }
+}
+
+/// Instances are made of letters, digits, - and _.
+fn names(instances: &[String]) -> HeaderValue {
+    HeaderValue::from_str(&instances.join(", "))
+        .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}

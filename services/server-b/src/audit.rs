@@ -1,0 +1,192 @@
+//! Compares the digest that the relay keeps with the tables themselves.
+//!
+//! The relay folds what the triggers tell it. A change made behind the triggers is in the tables but not in the
+//! digest, and so in no replica. An audit finds it, raises an alarm and corrects the digest; every replica then differs
+//! from the next bookmark, takes a snapshot, and heals.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use anyhow::Context;
+use prometheus::{IntCounterVec, register_int_counter_vec};
+use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
+use wire_contract::UserSetDigest;
+
+use crate::snapshot::read;
+use crate::wire_image::WireImage;
+
+/// `identity_audits_total{outcome}`: `equal`, `drift` or `failed`.
+static AUDITS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "identity_audits_total",
+        "Comparisons of the digest with the tables, by outcome",
+        &["outcome"]
+    )
+    .expect("registered once")
+});
+
+/// What an audit found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// Digest and tables agree.
+    Equal,
+    /// They did not; the digest is corrected.
+    Drift,
+    /// Another audit was faster.
+    Overtaken,
+}
+
+/// Audits every `interval`, until `shutdown`.
+pub async fn run(
+    pool: PgPool,
+    interval: Duration,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(interval) => {}
+        }
+        let audited = tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            audited = audit(&pool) => audited,
+        };
+        if let Err(error) = audited {
+            AUDITS.with_label_values(&["failed"]).inc();
+            tracing::warn!(error = format!("{error:#}"), "audit failed");
+        }
+    }
+}
+
+/// One audit: digest and count of the tables, less the changes that the read has seen but the relay has not numbered
+/// yet, must be what the relay keeps.
+pub async fn audit(pool: &PgPool) -> anyhow::Result<Finding> {
+    let mut before = Kept::default();
+    let users = read::all_users_with(
+        pool,
+        async |transaction| {
+            before = kept(transaction).await?;
+            Ok(())
+        },
+        |_, _| Ok(()),
+    )
+    .await?;
+    let mut found = Kept {
+        audits: before.audits,
+        count: i64::try_from(users.count).context("too many users")? - before.pending_count,
+        digest: users.digest,
+        ..Kept::default()
+    };
+    found.digest -= before.pending_digest;
+    let finding = settle(pool, &before, &found).await?;
+    match finding {
+        Finding::Equal => {
+            AUDITS.with_label_values(&["equal"]).inc();
+            tracing::info!(users = users.count, "audit: the digest equals the tables");
+        }
+        Finding::Drift => {
+            AUDITS.with_label_values(&["drift"]).inc();
+            tracing::error!(
+                users = users.count,
+                kept = %before.digest,
+                found = %found.digest,
+                "audit: a change was made behind the triggers; the digest is corrected, and every replica will heal"
+            );
+        }
+        Finding::Overtaken => tracing::info!("audit: another one was faster"),
+    }
+    Ok(finding)
+}
+
+/// What the relay keeps, and what it has yet to fold.
+#[derive(Debug, Default)]
+struct Kept {
+    audits: i64,
+    count: i64,
+    digest: UserSetDigest,
+    pending_count: i64,
+    pending_digest: UserSetDigest,
+}
+
+#[derive(sqlx::FromRow)]
+struct PendingRow {
+    old_image: Option<Json<WireImage>>,
+    new_image: Option<Json<WireImage>>,
+}
+
+async fn kept(transaction: &mut PgConnection) -> anyhow::Result<Kept> {
+    let (audits, count, digest): (i64, i64, Vec<u8>) =
+        sqlx::query_as("SELECT audits, user_count, digest FROM relay_state")
+            .fetch_one(&mut *transaction)
+            .await
+            .context("cannot read the relay's digest")?;
+    let digest: [u8; 16] = digest
+        .try_into()
+        .map_err(|_| anyhow::anyhow!("relay_state.digest is not 16 bytes"))?;
+    let rows: Vec<PendingRow> =
+        sqlx::query_as("SELECT old_image, new_image FROM outbox WHERE sequence IS NULL")
+            .fetch_all(transaction)
+            .await
+            .context("cannot read unnumbered changes")?;
+    let mut kept = Kept {
+        audits,
+        count,
+        digest: UserSetDigest::from_bytes(digest),
+        ..Kept::default()
+    };
+    for row in rows {
+        if let Some(Json(new)) = row.new_image {
+            kept.pending_digest += new.digest()?;
+            kept.pending_count += 1;
+        }
+        if let Some(Json(old)) = row.old_image {
+            kept.pending_digest -= old.digest()?;
+            kept.pending_count -= 1;
+        }
+    }
+    Ok(kept)
+}
+
+/// Notes the audit, and corrects by the difference: what was numbered meanwhile stays folded. `audits` makes sure that
+/// of two audits that saw the same difference only one corrects it.
+async fn settle(pool: &PgPool, before: &Kept, found: &Kept) -> anyhow::Result<Finding> {
+    let mut transaction = pool
+        .begin()
+        .await
+        .context("cannot begin to settle an audit")?;
+    let (audits, count, digest): (i64, i64, Vec<u8>) =
+        sqlx::query_as("SELECT audits, user_count, digest FROM relay_state FOR UPDATE")
+            .fetch_one(&mut *transaction)
+            .await
+            .context("cannot lock the relay's digest")?;
+    if audits != before.audits {
+        return Ok(Finding::Overtaken);
+    }
+    let mut digest = UserSetDigest::from_bytes(
+        digest
+            .try_into()
+            .map_err(|_| anyhow::anyhow!("relay_state.digest is not 16 bytes"))?,
+    );
+    digest += found.digest;
+    digest -= before.digest;
+    sqlx::query(
+        "UPDATE relay_state SET audits = audits + 1, audited_at = now(), user_count = $1, digest = $2",
+    )
+    .bind(count + found.count - before.count)
+    .bind(digest.to_bytes().as_slice())
+    .execute(&mut *transaction)
+    .await
+    .context("cannot settle an audit")?;
+    transaction
+        .commit()
+        .await
+        .context("cannot settle an audit")?;
+    let equal = found.digest == before.digest && found.count == before.count;
+    Ok(if equal {
+        Finding::Equal
+    } else {
+        Finding::Drift
+    })
+}

@@ -1,0 +1,210 @@
+//! The statements on `auth_user_references`.
+
+use serde::Serialize;
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use wire_contract::UserId;
+
+/// References of one page at most.
+pub const MAX_PAGE: u16 = 1000;
+
+/// What an event says of a user.
+#[derive(Clone, PartialEq)]
+pub struct NewReference {
+    /// The auth-service's id.
+    pub user_id: UserId,
+    /// Name.
+    pub username: String,
+    /// Address.
+    pub email: String,
+    /// When the user was created.
+    pub occurred_at: OffsetDateTime,
+}
+
+impl std::fmt::Debug for NewReference {
+    /// Without name and address: they are personal data and stay out of logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewReference")
+            .field("user_id", &self.user_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A user of the auth-service.
+#[derive(Serialize, sqlx::FromRow, ToSchema)]
+pub struct AuthUserReference {
+    /// The auth-service's id
+    user_id: UserId,
+    /// Name at the time of the creation
+    username: String,
+    /// Address at the time of the creation
+    email: String,
+    /// When the auth-service created the user
+    #[serde(with = "time::serde::rfc3339")]
+    occurred_at: OffsetDateTime,
+    /// When this reference was stored
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+}
+
+/// A part of the list, in the order of the ids.
+#[derive(Serialize, ToSchema)]
+pub struct ReferencePage {
+    /// The references of this page
+    pub auth_user_references: Vec<AuthUserReference>,
+    /// `cursor` of the next page; null on the last one
+    pub next_cursor: Option<UserId>,
+}
+
+/// Why a batch was not handled.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A row's content is at fault: it will be refused for ever. The code only: the database's text
+    /// may quote the content.
+    #[error("refused by the database: SQLSTATE {sqlstate}")]
+    Content {
+        /// Class 22 or 23.
+        sqlstate: String,
+    },
+    /// The database or the way to it is at fault: the same batch may succeed later.
+    #[error(transparent)]
+    Unavailable(sqlx::Error),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let sqlstate = error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
+        match sqlstate {
+            // Data exception, integrity constraint violation.
+            Some(code) if code.starts_with("22") || code.starts_with("23") => Self::Content {
+                sqlstate: code.into_owned(),
+            },
+            _ => Self::Unavailable(error),
+        }
+    }
+}
+
+/// The columns of a batch, as the statements take them.
+struct Columns<'a> {
+    user_ids: Vec<UserId>,
+    usernames: Vec<&'a str>,
+    emails: Vec<&'a str>,
+    occurred_at: Vec<OffsetDateTime>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(batch: &[&'a NewReference]) -> Self {
+        Self {
+            user_ids: batch.iter().map(|new| new.user_id).collect(),
+            usernames: batch.iter().map(|new| new.username.as_str()).collect(),
+            emails: batch.iter().map(|new| new.email.as_str()).collect(),
+            occurred_at: batch.iter().map(|new| new.occurred_at).collect(),
+        }
+    }
+}
+
+/// Inserts a batch, all or nothing; returns how many rows are new. A user that has a row already stays
+/// as it is; of several events for one user in the batch the first counts.
+pub async fn insert(pool: &PgPool, batch: &[&NewReference]) -> Result<u64, StoreError> {
+    let columns = Columns::of(batch);
+    let inserted = sqlx::query(
+        "INSERT INTO auth_user_references (user_id, username, email, occurred_at)
+         SELECT user_id, username, email, occurred_at
+         FROM unnest($1::bigint[], $2::text[], $3::text[], $4::timestamptz[])
+              WITH ORDINALITY AS event (user_id, username, email, occurred_at, place)
+         -- One order for all, so that two replicas with the same users do not deadlock.
+         ORDER BY user_id, place
+         ON CONFLICT (user_id) DO NOTHING",
+    )
+    .bind(columns.user_ids)
+    .bind(columns.usernames)
+    .bind(columns.emails)
+    .bind(columns.occurred_at)
+    .execute(pool)
+    .await?;
+    Ok(inserted.rows_affected())
+}
+
+/// The users of a batch whose row has other data than the batch, one entry an event. Asked after
+/// [`insert`], when every user of the batch has its row: within one statement, a row that another replica
+/// commits meanwhile would block the insert and yet not be seen.
+pub async fn conflicts(pool: &PgPool, batch: &[&NewReference]) -> Result<Vec<UserId>, StoreError> {
+    let columns = Columns::of(batch);
+    let ids = sqlx::query_scalar(
+        "SELECT user_id
+         FROM unnest($1::bigint[], $2::text[], $3::text[], $4::timestamptz[])
+              AS event (user_id, username, email, occurred_at)
+         JOIN auth_user_references AS stored USING (user_id)
+         WHERE (stored.username, stored.email, stored.occurred_at)
+               IS DISTINCT FROM (event.username, event.email, event.occurred_at)",
+    )
+    .bind(columns.user_ids)
+    .bind(columns.usernames)
+    .bind(columns.emails)
+    .bind(columns.occurred_at)
+    .fetch_all(pool)
+    .await?;
+    Ok(ids)
+}
+
+/// One reference.
+pub async fn find(pool: &PgPool, user_id: UserId) -> sqlx::Result<Option<AuthUserReference>> {
+    sqlx::query_as(
+        "SELECT user_id, username, email, occurred_at, created_at
+         FROM auth_user_references WHERE user_id = $1",
+    )
+    .bind(user_id)
+    .fetch_optional(pool)
+    .await
+}
+
+/// The references after `cursor`, `limit` at most.
+pub async fn list(
+    pool: &PgPool,
+    cursor: Option<UserId>,
+    limit: u16,
+) -> sqlx::Result<ReferencePage> {
+    let mut references: Vec<AuthUserReference> = sqlx::query_as(
+        "SELECT user_id, username, email, occurred_at, created_at
+         FROM auth_user_references
+         WHERE $1::bigint IS NULL OR user_id > $1
+         ORDER BY user_id LIMIT $2",
+    )
+    .bind(cursor)
+    // One more than asked for tells whether there is a next page.
+    .bind(i64::from(limit) + 1)
+    .fetch_all(pool)
+    .await?;
+    let limit = usize::from(limit);
+    let more = references.len() > limit;
+    references.truncate(limit);
+    Ok(ReferencePage {
+        next_cursor: references.last().filter(|_| more).map(|last| last.user_id),
+        auth_user_references: references,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_connection_is_not_blamed_on_the_content() {
+        let error = StoreError::from(sqlx::Error::PoolTimedOut);
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    }
+
+    #[test]
+    fn name_and_address_are_not_in_the_debug_form() {
+        let new = NewReference {
+            user_id: 7,
+            username: "canary".to_owned(),
+            email: "canary@example.com".to_owned(),
+            occurred_at: OffsetDateTime::UNIX_EPOCH,
+        };
+        assert!(!format!("{new:?}").contains("canary"));
+    }
+}
