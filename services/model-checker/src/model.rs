@@ -328,10 +328,10 @@ impl Model for System {
             Property::always("a proven replica equals the database", |_, state: &State| {
                 state.broken != Some(Broken::WrongProof)
             }),
-            Property::always("what is applied is in force", |model: &Self, state| {
+            Property::always("what is applied is in force", |model: &Self, state: &State| {
                 model.is_in_force(state)
             }),
-            Property::always("all applied means equal", |model: &Self, state| {
+            Property::always("all applied means equal", |model: &Self, state: &State| {
                 model.is_equal_when_all_is_applied(state)
             }),
             Property::always("digests differ only after drift", |_, state: &State| {
@@ -345,10 +345,10 @@ impl Model for System {
                     && usize::try_from(state.database.relay.count)
                         == Ok(state.database.numbered.len())
             }),
-            Property::always("it converges once faults stop", |model: &Self, state| {
+            Property::always("it converges once faults stop", |model: &Self, state: &State| {
                 model.converges(state)
             }),
-            Property::sometimes("the replica proves all writes", |model: &Self, state| {
+            Property::sometimes("the replica proves all writes", |model: &Self, state: &State| {
                 state.left.writes == 0 && state.is_quiet() && state.is_converged(model.0.keys)
             }),
         ]

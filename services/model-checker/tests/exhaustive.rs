@@ -43,3 +43,139 @@ fn first_connection_under_writes() {
         },
     );
 }
+
+#[test]
+fn replicas_reconnect_and_overflow() {
+    explore(
+        "reconnect and overflow",
+        Bounds {
+            synced_before: true,
+            writes: 2,
+            bookmarks: 1,
+            disconnects: 1,
+            overflows: 1,
+            ..Bounds::default()
+        },
+    );
+}
+
+#[test]
+fn relay_crashes_and_confirms_are_lost() {
+    explore(
+        "relay crash and lost confirm",
+        Bounds {
+            synced_before: true,
+            writes: 2,
+            crashes: 1,
+            losses: 1,
+            bookmarks: 1,
+            batch: 2,
+            ..Bounds::default()
+        },
+    );
+}
+
+#[test]
+fn a_zombie_leads_on() {
+    explore(
+        "zombie",
+        Bounds {
+            synced_before: true,
+            writes: 2,
+            zombies: 1,
+            bookmarks: 1,
+            disconnects: 1,
+            ..Bounds::default()
+        },
+    );
+}
+
+#[test]
+fn transactions_overlap_and_the_backlog_is_coalesced() {
+    explore(
+        "open transactions and coalescing",
+        Bounds {
+            synced_before: true,
+            users_before: 2,
+            keys: 3,
+            writes: 3,
+            open_transactions: true,
+            coalesces: 1,
+            batch: 1,
+            bookmarks: 1,
+            ..Bounds::default()
+        },
+    );
+}
+
+#[test]
+fn snapshots_side_by_side() {
+    explore(
+        "snapshots side by side",
+        Bounds {
+            writes: 2,
+            extra_snapshots: 1,
+            ..Bounds::default()
+        },
+    );
+}
+
+#[test]
+fn a_snapshot_and_a_full_sync_side_by_side() {
+    explore(
+        "snapshot and full sync",
+        Bounds {
+            synced_before: true,
+            writes: 2,
+            syncs: 1,
+            extra_snapshots: 1,
+            ..Bounds::default()
+        },
+    );
+}
+
+#[test]
+fn sources_are_cut() {
+    explore(
+        "cut sources",
+        Bounds {
+            synced_before: true,
+            writes: 1,
+            syncs: 1,
+            extra_snapshots: 1,
+            cuts: 1,
+            failed_syncs: 1,
+            impatience: 1,
+            bookmarks: 1,
+            ..Bounds::default()
+        },
+    );
+}
+
+#[test]
+fn the_database_is_restored() {
+    explore(
+        "restore",
+        Bounds {
+            synced_before: true,
+            writes: 3,
+            restores: 1,
+            ..Bounds::default()
+        },
+    );
+}
+
+#[test]
+fn a_restore_shows_only_in_a_report() {
+    explore(
+        "silent restore",
+        Bounds {
+            synced_before: true,
+            writes: 3,
+            restores: 1,
+            silent_restore: true,
+            bookmarks: 1,
+            ..Bounds::default()
+        },
+    );
+}

@@ -116,8 +116,9 @@ async fn store(pool: &PgPool, reports: &[ReplicaReport]) -> anyhow::Result<()> {
                  queue = excluded.queue, ready = excluded.ready,
                  applied_epoch = excluded.applied_epoch, applied_sequence = excluded.applied_sequence,
                  proven_epoch = excluded.proven_epoch, proven_sequence = excluded.proven_sequence,
-                 proven_since = CASE WHEN excluded.proven_sequence IS NOT NULL
-                                     THEN coalesce(replicas.proven_since, now()) END,
+                 proven_since = CASE WHEN excluded.proven_sequence IS NULL THEN NULL
+                                     WHEN replicas.received_at < now() - interval '5 s' THEN now()
+                                     ELSE coalesce(replicas.proven_since, now()) END,
                  users = excluded.users, syncing_id = excluded.syncing_id,
                  syncing_rows = excluded.syncing_rows, last_sync_id = excluded.last_sync_id,
                  fail_closed_after_ms = excluded.fail_closed_after_ms,
@@ -209,12 +210,16 @@ pub struct LiveReplica {
     pub received_at: OffsetDateTime,
 }
 
-/// The replicas that may be serving: those that reported within their lease and a margin.
+/// The replicas that may be serving: those that reported within their lease and a margin. One that has been silent for
+/// some reports may be cut off: it is not known to be ready or proven.
 pub async fn live(pool: &PgPool) -> sqlx::Result<Vec<LiveReplica>> {
     sqlx::query_as(
-        "SELECT instance, ready, applied_epoch, applied_sequence, proven_epoch, proven_sequence, proven_since,
+        "SELECT instance, ready AND fresh AS ready, applied_epoch, applied_sequence,
+                CASE WHEN fresh THEN proven_epoch END AS proven_epoch,
+                CASE WHEN fresh THEN proven_sequence END AS proven_sequence,
+                CASE WHEN fresh THEN proven_since END AS proven_since,
                 users, last_sync_id, received_at
-         FROM replicas
+         FROM replicas, LATERAL (SELECT received_at > now() - interval '5 s') AS report (fresh)
          WHERE received_at > now() - make_interval(secs => (fail_closed_after_ms + $1) / 1000.0)
          ORDER BY instance",
     )

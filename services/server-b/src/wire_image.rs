@@ -7,7 +7,7 @@ use sqlx::types::Json;
 use time::OffsetDateTime;
 use wire_contract::{ApiKey, KeyDigest, PreviousKey, UserId, UserRecord, UserSetDigest};
 
-use crate::keys::KeyRing;
+use crate::keys::{ApiKeyMode, KeyRing};
 
 /// What the trigger writes into the outbox (`wire_image()` in the migrations).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ pub struct KeyImage {
 /// How keys are written on the wire.
 #[derive(Debug, Clone, Copy)]
 pub enum KeyForm<'a> {
-    /// As the key itself where it is kept (the requirement's payload), else as its digest.
+    /// As the key itself (the requirement's payload) where it is kept and the mode is `plain`, else as its digest.
     Opened(&'a KeyRing),
     /// Always as digests.
     Digest,
@@ -140,8 +140,19 @@ impl WireImage {
         let (KeyForm::Opened(ring), Some(sealed)) = (form, &key.sealed) else {
             return Some(digest);
         };
+        // Keys that were sealed before the mode was changed stay where they are.
+        if ring.mode() == ApiKeyMode::Digest {
+            return Some(digest);
+        }
         match ring.open(sealed) {
-            Ok(opened) => Some(ApiKey::Plain(opened.expose_secret().to_owned())),
+            // Sealing does not bind a key to its row: a row that was tampered with must not announce another key.
+            Ok(opened) if KeyDigest::of(opened.expose_secret()) == KeyDigest::from_bytes(key.digest) => {
+                Some(ApiKey::Plain(opened.expose_secret().to_owned()))
+            }
+            Ok(_) => {
+                tracing::error!(user_id = self.user_id, "a sealed key is not the key of its row");
+                Some(digest)
+            }
             Err(error) => {
                 // Replicas take either form: better the digest than no event.
                 tracing::error!(user_id = self.user_id, %error, "a sealed key cannot be opened");

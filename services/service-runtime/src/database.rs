@@ -14,6 +14,8 @@ use crate::config::DatabaseArgs;
 use crate::problem::Problem;
 use crate::readiness::Gate;
 
+const BAD_URL: &str =
+    "DATABASE_URL is not a URL of the form postgres://user:password@host:port/name";
 /// A request that cannot have a connection by then is better refused.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the database is probed for readiness.
@@ -25,13 +27,14 @@ const RETRY_AFTER: u32 = 2;
 
 /// A pool that connects when it is first used.
 pub fn pool(service: &str, args: &DatabaseArgs) -> anyhow::Result<PgPool> {
-    let options = PgConnectOptions::from_str(args.database_url.expose_secret())
+    let url = args.database_url.expose_secret();
+    anyhow::ensure!(
+        url.starts_with("postgres://") || url.starts_with("postgresql://"),
+        BAD_URL
+    );
+    let options = PgConnectOptions::from_str(url)
         // The text of the error may quote the URL, and so the password.
-        .map_err(|_| {
-            anyhow::anyhow!(
-                "DATABASE_URL is not a URL of the form postgres://user:password@host:port/name"
-            )
-        })?
+        .map_err(|_| anyhow::anyhow!(BAD_URL))?
         .application_name(service);
     Ok(PgPoolOptions::new()
         .max_connections(args.database_max_connections)

@@ -184,10 +184,11 @@ impl Services {
             .chain([&self.server_b, &self.user_service])
     }
 
+    /// Server B first: the replicas wait for it, so its reason is the better one.
     fn wait_until_ready(&self, interrupt: &Interrupt) -> Result<()> {
         let http = Http::new();
         let end = Instant::now() + READY_DEADLINE;
-        for service in self.all() {
+        for service in std::iter::once(&self.server_b).chain(self.all()) {
             let url = format!("{}/readyz", service.admin_url);
             loop {
                 interrupt.check()?;

@@ -245,8 +245,8 @@ fn syntax(error: &serde_json::Error) -> Problem {
 
 fn malformed(what: impl std::fmt::Display) -> Problem {
     Problem::new(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "invalid_json",
+        StatusCode::BAD_REQUEST,
+        "malformed_json",
         format!("the request body {what}"),
     )
 }

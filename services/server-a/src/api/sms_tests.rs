@@ -92,9 +92,9 @@ fn malformed_json_is_located_and_not_repeated() {
         ),
     ] {
         let (status, text) = sms(json).err().expect(json);
-        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{json}");
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{json}");
         assert!(
-            text.contains("invalid_json") && text.contains(place),
+            text.contains("malformed_json") && text.contains(place),
             "{json}: {text}"
         );
         assert!(!text.contains("SECRET"), "{json}: {text}");

@@ -177,7 +177,7 @@ async fn a_body_over_the_limit_is_too_large() {
 async fn a_body_that_is_not_json_or_not_valid_is_refused() {
     for (content_type, body, status, code) in [
         ("text/plain", SMS, 415, "unsupported_media_type"),
-        ("application/json", "{\"to\": ", 422, "invalid_json"),
+        ("application/json", "{\"to\": ", 400, "malformed_json"),
         ("application/json", "{}", 422, "invalid_field"),
     ] {
         let response = ask(api(filled()), post_sms(Some(ACTIVE), content_type, body)).await;

@@ -60,6 +60,12 @@ impl Control {
         (control, task)
     }
 
+    /// Whether anything can be sent now.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.publisher.state().connected
+    }
+
     /// Asks for all users into `queue`.
     pub fn request_snapshot(&self, queue: &str, cause: SnapshotCause) {
         let request = SnapshotRequest {

@@ -387,6 +387,9 @@ impl Session<'_> {
     }
 
     fn request(&mut self, cause: SnapshotCause) {
+        if !self.sync.control.is_connected() {
+            return;
+        }
         let now = Instant::now();
         match &mut self.request {
             Some(request) if request.retry_at > now => return,
@@ -526,6 +529,7 @@ pub fn status(instance: &str, cache: &UserCache, sync: &SyncStatus) -> serde_jso
         "last_snapshot": last_snapshot,
         "connects": connection.connects,
         "last_error": connection.last_error,
+        "last_error_at": connection.last_error_at.map(rfc3339),
     })
 }
 

@@ -42,6 +42,8 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(1);
 const COALESCE_EVERY: Duration = Duration::from_secs(2);
 /// How often a relay that does not lead asks for the lock, and pauses after an error.
 const RETRY: Duration = Duration::from_millis(500);
+/// A scrape must not wait for a database that is down.
+const MEASURE_WITHIN: Duration = Duration::from_secs(1);
 /// Channel on which the trigger wakes a sleeping relay.
 const WAKE_CHANNEL: &str = "identity_sync_outbox";
 
@@ -272,5 +274,7 @@ impl Term<'_> {
 /// Brings the gauges up to date.
 pub async fn on_scrape(pool: &PgPool, status: &RwLock<RelayStatus>) -> anyhow::Result<()> {
     metrics::LEADER.set(i64::from(status.read().leader));
-    metrics::read_outbox(pool).await
+    tokio::time::timeout(MEASURE_WITHIN, metrics::read_outbox(pool))
+        .await
+        .context("the database does not answer")?
 }

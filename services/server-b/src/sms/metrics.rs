@@ -17,7 +17,7 @@ const QUEUE_AGE_BUCKETS: &[f64] = &[
 /// Deliveries taken from the queue.
 pub static RECEIVED: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
-        "server_b_sms_received_total",
+        "identity_sms_received_total",
         "SMS deliveries taken from sms_outbound_queue, redeliveries included"
     )
     .expect(REGISTERED_ONCE)
@@ -25,14 +25,14 @@ pub static RECEIVED: LazyLock<IntCounter> = LazyLock::new(|| {
 
 /// Rows written.
 pub static STORED: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!("server_b_sms_stored_total", "SMS stored in sms_messages")
+    register_int_counter!("identity_sms_stored_total", "SMS stored in sms_messages")
         .expect(REGISTERED_ONCE)
 });
 
 /// Deliveries of an SMS that had its row.
 pub static DUPLICATES: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
-        "server_b_sms_duplicates_total",
+        "identity_sms_duplicates_total",
         "SMS deliveries whose message_id was already stored"
     )
     .expect(REGISTERED_ONCE)
@@ -41,7 +41,7 @@ pub static DUPLICATES: LazyLock<IntCounter> = LazyLock::new(|| {
 /// Dead letters; label `reason` is a `DeadReason::label`.
 pub static DEAD_LETTERED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
-        "server_b_sms_dead_lettered_total",
+        "identity_sms_dead_lettered_total",
         "SMS deliveries moved to sms_outbound_queue.dead",
         &["reason"]
     )
@@ -51,7 +51,7 @@ pub static DEAD_LETTERED: LazyLock<IntCounterVec> = LazyLock::new(|| {
 /// Outcomes stored; labels are a `Provider::name` (`none` before one was asked) and an outcome.
 pub static DISPATCHED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
-        "server_b_sms_dispatched_total",
+        "identity_sms_dispatched_total",
         "Outcomes of handing SMS to a provider",
         &["provider", "outcome"]
     )
@@ -61,7 +61,7 @@ pub static DISPATCHED: LazyLock<IntCounterVec> = LazyLock::new(|| {
 /// Time in the queue.
 pub static QUEUE_AGE: LazyLock<Histogram> = LazyLock::new(|| {
     register_histogram!(
-        "server_b_sms_queue_age_seconds",
+        "identity_sms_queue_age_seconds",
         "From the submission of an SMS at server A to its reception",
         QUEUE_AGE_BUCKETS.to_vec()
     )

@@ -57,8 +57,11 @@ pub struct ConnectionState {
     pub since: OffsetDateTime,
     /// Times that it was made.
     pub connects: u64,
-    /// Why the last try or session ended.
+    /// Why the last try or session ended; stays when the connection is up again.
     pub last_error: Option<String>,
+    /// When that was.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_error_at: Option<OffsetDateTime>,
 }
 
 impl ConnectionState {
@@ -70,6 +73,7 @@ impl ConnectionState {
             since: OffsetDateTime::now_utc(),
             connects: 0,
             last_error: None,
+            last_error_at: None,
         }))
     }
 
@@ -85,6 +89,7 @@ impl ConnectionState {
             self.since = OffsetDateTime::now_utc();
         }
         self.last_error = Some(error);
+        self.last_error_at = Some(OffsetDateTime::now_utc());
     }
 }
 

@@ -1,5 +1,7 @@
 //! Every event becomes one row, whatever is repeated, contradicted or killed.
 
+use std::thread;
+
 use anyhow::ensure;
 use test_support::app::DEADLINE;
 use test_support::eventually;
@@ -64,6 +66,51 @@ fn conflicts_within_one_batch_are_counted_and_the_first_event_counts() {
     });
     let email = users.sql("SELECT email FROM auth_user_references");
     assert_eq!(email.expect("the table is there"), "first@example.com");
+}
+
+#[test]
+fn a_batch_whose_replica_is_killed_before_the_commit_is_stored_by_another() {
+    let (mut users, database, vhost) = UserService::shared();
+    let (good, output) = users.cli("migrate", &[]);
+    assert!(good, "{output}");
+    users.auth_events(&["--count", "1000", "--first-id", "1"]);
+    let end_of = |whose: &str| {
+        let ended = database.sql(&format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid() AND {whose}"
+        ));
+        ended.expect("the database answers")
+    };
+    thread::scope(|scope| {
+        // Lets nobody commit, until its session is ended below.
+        let lock = "BEGIN; LOCK auth_user_references IN EXCLUSIVE MODE; SELECT pg_sleep(3600)";
+        scope.spawn(|| database.sql(lock).expect_err("the session is ended"));
+        eventually(DEADLINE, "the lock", || {
+            let locks = "SELECT count(*) FROM pg_locks WHERE mode = 'ExclusiveLock' AND granted
+                         AND relation = 'auth_user_references'::regclass";
+            database.sql(locks).is_ok_and(|count| count == "1")
+        });
+        users.start(1);
+        eventually(DEADLINE, "a batch to wait for the lock", || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                           WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            database.sql(waiting).is_ok_and(|count| count == "1")
+        });
+        let victim = users.replicas.remove(0);
+        victim.process.kill9().expect("it can be killed");
+        // The server would else go on with a statement whose client has gone.
+        assert_eq!(end_of("wait_event_type = 'Lock'"), "t");
+        assert_eq!(users.stored().expect("the database answers"), 0);
+        end_of("query LIKE '%pg_sleep%'");
+    });
+    users.start(1);
+    users.wait_stored(DEADLINE, 1000);
+    assert!(
+        users.metric("events_redelivered") > 0.0,
+        "nothing came back"
+    );
+    users.stop();
+    assert!(drain(&vhost, QUEUE).is_empty());
 }
 
 #[test]

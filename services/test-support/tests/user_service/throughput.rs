@@ -8,7 +8,7 @@ use test_support::{BIN_DIR_VAR, ServiceCommand};
 use crate::harness::{LONG, UserService};
 
 const EVENTS: u64 = 60_000;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 7;
 /// "At least 60 % of the throughput of a bare consumer with the same insert."
 const LEAST: f64 = 0.6;
 
