@@ -114,6 +114,8 @@ pub enum Rule {
     OneTransactionRead,
     /// The digest is compared only from the number that covers all that the read has seen.
     ComparableFrom,
+    /// A bookmark in the middle of a backlog tells where the stream stands, but no digest to compare.
+    NoDigestInBacklog,
     /// A missing number is noticed.
     GapIsNoticed,
     /// Rows are obeyed only of sources whose start was seen.
@@ -122,6 +124,8 @@ pub enum Rule {
     RowsAddUp,
     /// A source that died is given up.
     DeadSourceIsGivenUp,
+    /// A report tells the last number seen, not only what is applied.
+    ReportTellsWhatWasSeen,
     /// A restore begins a new epoch.
     RestoreBeginsEpoch,
 }

@@ -79,6 +79,8 @@ pub struct Database {
     pub relay: Relay,
     /// A restore that nobody has noticed yet.
     pub unnoticed_restore: bool,
+    /// The last batch was full: the backlog goes on, and a key may be with two users in the middle of it.
+    pub in_backlog: bool,
     /// What was before the oldest row that has a number; kept only where [`Rule::NumbersAreKept`] is taken away.
     before: Option<Box<(Relay, Table, BTreeMap<User, Position>)>>,
 }
@@ -117,6 +119,7 @@ impl Database {
                 digest: UserSetDigest::default(),
             },
             unnoticed_restore: false,
+            in_backlog: false,
             before: None,
         };
         for user in 1..=users {
@@ -247,6 +250,8 @@ impl Database {
             numbered.push(change.clone());
         }
         self.relay.take(&batch.state);
+        let more = self.unnumbered().next().is_some();
+        self.in_backlog = more;
         if without == Some(Rule::CoalescingKeepsOldImage) {
             self.forget_old_images(&rows, &batch.superseded);
         }

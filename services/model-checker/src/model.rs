@@ -36,7 +36,7 @@ pub struct State {
 
 /// How often things may still happen; see [`Bounds`].
 #[expect(missing_docs, reason = "named as the bounds")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Left {
     pub writes: u8,
     pub coalesces: u8,
@@ -86,6 +86,9 @@ pub enum Outcome {
     /// The broker never had it.
     Lost,
 }
+
+/// What a run must be able to reach, or its bounds explore nothing.
+pub const REACHED: &str = "the replica proves all writes";
 
 /// A step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -166,14 +169,14 @@ impl State {
         self.broken = self.broken.or(Some(broken));
     }
 
-    /// The bookmark of what is numbered.
+    /// The bookmark of what is numbered; one that is not to be compared says so by its version.
     #[must_use]
-    pub fn bookmark(&self) -> ConfigEvent {
+    pub fn bookmark(&self, compare: bool) -> ConfigEvent {
         ConfigEvent::Bookmark(Bookmark {
             position: self.position(),
             count: u64::try_from(self.database.relay.count).unwrap_or(u64::MAX),
             digest: self.database.relay.digest,
-            digest_version: DIGEST_VERSION,
+            digest_version: if compare { DIGEST_VERSION } else { 0 },
             audited_at: None,
         })
     }
@@ -189,7 +192,7 @@ impl State {
             && self.replica.subscribed
             && self.replica.cache.wanted().is_none()
             && self.dead_source().is_none()
-            && !self.is_ahead()
+            && self.ahead(None).is_none()
     }
 
     fn leads_idle(&self) -> bool {
@@ -207,18 +210,20 @@ impl State {
             .chain(syncing)
             .filter_map(number_of)
             .find(|id| {
-                self.sources.iter().all(|source| source.id != *id)
-                    && !self.interrupted.contains(id)
+                self.sources.iter().all(|source| source.id != *id) && !self.interrupted.contains(id)
             })
     }
 
-    /// Whether the replica's report would show it ahead of the database.
+    /// The position that the replica's report tells, where that is ahead of the database.
     #[must_use]
-    pub fn is_ahead(&self) -> bool {
-        self.replica
-            .cache
-            .applied()
-            .is_some_and(|applied| applied > self.position())
+    pub fn ahead(&self, without: Option<Rule>) -> Option<Position> {
+        let cache = &self.replica.cache;
+        let told = if without == Some(Rule::ReportTellsWhatWasSeen) {
+            cache.applied()
+        } else {
+            cache.seen()
+        };
+        told.filter(|told| *told > self.position())
     }
 
     /// Whether the replica equals the database and has proven it.
@@ -313,11 +318,12 @@ impl Model for System {
             }
             Action::Restore => Self::restore(&mut state),
             Action::Report => {
-                let applied = state.replica.cache.applied().unwrap_or_default();
+                let ahead = state.ahead(bounds.without)?;
                 if bounds.without == Some(Rule::RestoreBeginsEpoch) {
                     return None;
                 }
-                state.database.begin_epoch(applied.epoch + 1, bounds.users);
+                state.database.begin_epoch(ahead.epoch + 1, bounds.users);
+                state.replica.marked = false;
             }
         }
         (state != *last).then_some(state)
@@ -325,30 +331,37 @@ impl Model for System {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("a proven replica equals the database", |_, state: &State| {
-                state.broken != Some(Broken::WrongProof)
-            }),
-            Property::always("what is applied is in force", |model: &Self, state: &State| {
-                model.is_in_force(state)
-            }),
+            Property::always(
+                "a proven replica equals the database",
+                |_, state: &State| state.broken != Some(Broken::WrongProof),
+            ),
+            Property::always(
+                "what is applied is in force",
+                |model: &Self, state: &State| model.is_in_force(state),
+            ),
             Property::always("all applied means equal", |model: &Self, state: &State| {
                 model.is_equal_when_all_is_applied(state)
             }),
             Property::always("digests differ only after drift", |_, state: &State| {
                 state.broken != Some(Broken::FalseMismatch)
             }),
-            Property::always("a gap is seen only if something was lost", |_, state: &State| {
-                state.broken != Some(Broken::FalseGap)
-            }),
-            Property::always("the relay's digest is that of the users", |_, state: &State| {
-                state.database.relay.digest == digest_of(&state.database.numbered)
-                    && usize::try_from(state.database.relay.count)
-                        == Ok(state.database.numbered.len())
-            }),
-            Property::always("it converges once faults stop", |model: &Self, state: &State| {
-                model.converges(state)
-            }),
-            Property::sometimes("the replica proves all writes", |model: &Self, state: &State| {
+            Property::always(
+                "a gap is seen only if something was lost",
+                |_, state: &State| state.broken != Some(Broken::FalseGap),
+            ),
+            Property::always(
+                "the relay's digest is that of the users",
+                |_, state: &State| {
+                    state.database.relay.digest == digest_of(&state.database.numbered)
+                        && usize::try_from(state.database.relay.count)
+                            == Ok(state.database.numbered.len())
+                },
+            ),
+            Property::always(
+                "it converges once faults stop",
+                |model: &Self, state: &State| model.converges(state),
+            ),
+            Property::sometimes(REACHED, |model: &Self, state: &State| {
                 state.left.writes == 0 && state.is_quiet() && state.is_converged(model.0.keys)
             }),
         ]
@@ -489,7 +502,7 @@ impl System {
             let live = state.replica.cache.snapshots_under_way();
             actions.extend(live.filter_map(|(id, _)| Some(Action::Abandon(number_of(id)?))));
         }
-        if state.is_ahead() {
+        if state.ahead(self.0.without).is_some() {
             actions.push(Action::Report);
         }
     }
@@ -514,7 +527,7 @@ impl System {
         let database = &state.database;
         state.database.unnoticed_restore
             || (1..=self.0.users).all(|user| {
-                let settled = database.numbered.get(&user) == database.table.get(&user)
+                let settled = database.unnumbered().all(|change| change.user != user)
                     && database.last.get(&user).is_none_or(|last| *last <= applied);
                 !settled
                     || (1..=self.0.keys).all(|key| {
@@ -531,6 +544,7 @@ impl System {
             || replica.cache.wanted().is_some()
             || replica.comparable > state.position()
             || replica.has_sources()
+            || state.database.in_backlog
             || replica.equals(&state.database.numbered, self.0.keys)
     }
 

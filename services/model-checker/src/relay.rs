@@ -131,9 +131,7 @@ impl System {
         if batch.sent < batch.rows.len() && !batch.cut {
             if !batch.hole || self.0.nacks {
                 let fates = self.fates(state).into_iter();
-                actions.extend(
-                    fates.map(|fate| Action::Publish(index, Outcome::Confirmed(fate))),
-                );
+                actions.extend(fates.map(|fate| Action::Publish(index, Outcome::Confirmed(fate))));
             }
             if state.left.losses > 0 || batch.hole {
                 actions.push(Action::Publish(index, Outcome::Unconfirmed));
@@ -167,6 +165,7 @@ impl System {
     }
 
     fn elect(&self, state: &mut State) {
+        state.replica.marked = false;
         state.database.relay.term += 1;
         if state.database.unnoticed_restore && !self.0.silent_restore {
             let epoch = state.position().epoch + 1;
@@ -213,6 +212,7 @@ impl System {
         }
         let rows = state.database.number(self.0.batch, self.0.without);
         let then = state.position().sequence;
+        state.replica.marked = false;
         state.leaders[index].phase = Phase::Publishing(Batch::new(rows, Some(then)));
     }
 
@@ -250,7 +250,11 @@ impl System {
             return;
         };
         let all = self.0.without == Some(Rule::DeleteOnlyConfirmed);
-        let confirmed = if all { batch.rows.len() } else { batch.confirmed };
+        let confirmed = if all {
+            batch.rows.len()
+        } else {
+            batch.confirmed
+        };
         let by_id_alone = self.0.without == Some(Rule::DeleteNamesTheNumber);
         let gone: Vec<(i64, Option<Position>)> = batch.rows[..confirmed]
             .iter()
@@ -283,7 +287,8 @@ impl System {
             state.leaders.remove(index);
             return;
         }
-        let bookmark = state.bookmark();
+        let compare = !state.database.in_backlog || self.0.without == Some(Rule::NoDigestInBacklog);
+        let bookmark = state.bookmark(compare);
         state.deliver(&self.0, bookmark, fate);
         state.replica.marked = last && fate == Fate::Arrives;
     }

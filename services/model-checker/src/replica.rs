@@ -140,7 +140,9 @@ fn with_ranked_clock(debug: &str) -> String {
     for field in CLOCK_FIELDS {
         for (at, _) in debug.match_indices(field) {
             let mut from = at + field.len();
-            from += debug[from..].find(|c: char| c.is_ascii_digit()).unwrap_or(0);
+            from += debug[from..]
+                .find(|c: char| c.is_ascii_digit())
+                .unwrap_or(0);
             let digits = debug[from..]
                 .find(|c: char| !c.is_ascii_digit())
                 .unwrap_or(debug.len() - from);
@@ -219,7 +221,13 @@ mod tests {
         let one = "S { users: {1: E { touched: 7 }, 2: E { touched: 9 }}, clock: 12, need: Some((Gap, 9)) }";
         let two = "S { users: {2: E { touched: 4 }, 1: E { touched: 3 }}, clock: 5, need: Some((Gap, 4)) }";
         let other = "S { users: {2: E { touched: 4 }, 1: E { touched: 3 }}, clock: 5, need: Some((Gap, 3)) }";
-        assert_eq!(canonical(one).replace(' ', ""), canonical(two).replace(' ', ""));
-        assert_ne!(canonical(one).replace(' ', ""), canonical(other).replace(' ', ""));
+        assert_eq!(
+            canonical(one).replace(' ', ""),
+            canonical(two).replace(' ', "")
+        );
+        assert_ne!(
+            canonical(one).replace(' ', ""),
+            canonical(other).replace(' ', "")
+        );
     }
 }

@@ -30,7 +30,9 @@ CREATE TABLE api_keys (
     sealed       bytea,
     prefix       text NOT NULL,
     -- NULL: the current key. Otherwise accepted until then.
-    expires_at   timestamptz,
+    expires_at   timestamptz CONSTRAINT api_keys_expires_at_representable
+                 -- RFC 3339, and not infinite: what cannot be written on the wire would stop the relay.
+                 CHECK (expires_at >= '1970-01-01' AND expires_at < '9999-01-01'),
     last_used_at timestamptz,
     created_at   timestamptz NOT NULL DEFAULT now()
 );
@@ -81,6 +83,8 @@ INSERT INTO relay_state DEFAULT VALUES;
 CREATE TABLE replicas (
     instance             text PRIMARY KEY,
     queue                text NOT NULL,
+    -- Counts the reports of one queue: clocks may step back.
+    report_number        bigint NOT NULL,
     ready                boolean NOT NULL,
     applied_epoch        bigint NOT NULL,
     applied_sequence     bigint NOT NULL,
@@ -209,8 +213,9 @@ BEGIN
         CASE WHEN TG_OP = 'DELETE' THEN nextval('user_version') ELSE NEW.version END,
         CASE WHEN TG_OP <> 'INSERT' THEN wire_image(OLD) END,
         CASE WHEN TG_OP <> 'DELETE' THEN wire_image(NEW) END,
-        nullif(current_setting('identity_sync.traceparent', true), ''),
-        nullif(current_setting('identity_sync.tracestate', true), ''));
+        -- Longer ones are not of the W3C format and could burst the frame of an AMQP header.
+        nullif(left(current_setting('identity_sync.traceparent', true), 55), ''),
+        nullif(left(current_setting('identity_sync.tracestate', true), 512), ''));
     RETURN NULL;
 END $$;
 

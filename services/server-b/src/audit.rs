@@ -4,18 +4,23 @@
 //! digest, and so in no replica. An audit finds it, raises an alarm and corrects the digest; every replica then differs
 //! from the next bookmark, takes a snapshot, and heals.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::TryStreamExt;
 use prometheus::{IntCounterVec, register_int_counter_vec};
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use wire_contract::UserSetDigest;
 
 use crate::snapshot::read;
 use crate::wire_image::WireImage;
+
+/// Audits that replicas' mismatches ask for come no closer than this.
+const SUSPICION_SPACING: Duration = Duration::from_secs(10);
 
 /// `identity_audits_total{outcome}`: `equal`, `drift` or `failed`.
 static AUDITS: LazyLock<IntCounterVec> = LazyLock::new(|| {
@@ -42,22 +47,40 @@ pub enum Finding {
 pub async fn run(
     pool: PgPool,
     interval: Duration,
+    suspicion: Arc<Notify>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
-        tokio::select! {
+        // When a replica differs, either it or the digest is wrong: the tables tell.
+        let suspected = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            () = tokio::time::sleep(interval) => {}
-        }
+            () = tokio::time::sleep(interval) => false,
+            () = suspicion.notified() => true,
+        };
         let audited = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            audited = audit(&pool) => audited,
+            audited = audit_if_due(&pool, if suspected { SUSPICION_SPACING } else { interval }) => audited,
         };
         if let Err(error) = audited {
             AUDITS.with_label_values(&["failed"]).inc();
             tracing::warn!(error = format!("{error:#}"), "audit failed");
         }
     }
+}
+
+/// Several servers B audit: one of them is enough.
+async fn audit_if_due(pool: &PgPool, spacing: Duration) -> anyhow::Result<()> {
+    let due: bool = sqlx::query_scalar(
+        "SELECT audited_at IS NULL OR audited_at < now() - make_interval(secs => $1) FROM relay_state",
+    )
+    .bind(spacing.as_secs_f64() * 0.9)
+    .fetch_one(pool)
+    .await
+    .context("cannot tell when the last audit was")?;
+    if due {
+        audit(pool).await?;
+    }
+    Ok(())
 }
 
 /// One audit: digest and count of the tables, less the changes that the read has seen but the relay has not numbered
@@ -125,18 +148,22 @@ async fn kept(transaction: &mut PgConnection) -> anyhow::Result<Kept> {
     let digest: [u8; 16] = digest
         .try_into()
         .map_err(|_| anyhow::anyhow!("relay_state.digest is not 16 bytes"))?;
-    let rows: Vec<PendingRow> =
-        sqlx::query_as("SELECT old_image, new_image FROM outbox WHERE sequence IS NULL")
-            .fetch_all(transaction)
-            .await
-            .context("cannot read unnumbered changes")?;
+    // One at a time: after a long outage of the broker there are as many as users that changed.
+    let mut rows = sqlx::query_as::<_, PendingRow>(
+        "SELECT old_image, new_image FROM outbox WHERE sequence IS NULL",
+    )
+    .fetch(transaction);
     let mut kept = Kept {
         audits,
         count,
         digest: UserSetDigest::from_bytes(digest),
         ..Kept::default()
     };
-    for row in rows {
+    while let Some(row) = rows
+        .try_next()
+        .await
+        .context("cannot read unnumbered changes")?
+    {
         if let Some(Json(new)) = row.new_image {
             kept.pending_digest += new.digest()?;
             kept.pending_count += 1;
@@ -146,6 +173,7 @@ async fn kept(transaction: &mut PgConnection) -> anyhow::Result<Kept> {
             kept.pending_count -= 1;
         }
     }
+    drop(rows);
     Ok(kept)
 }
 

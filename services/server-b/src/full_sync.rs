@@ -5,16 +5,16 @@
 //! time; the process that runs it holds an advisory lock, so a row that says `running` while the lock is
 //! free belongs to a process that died, and is run again.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, BufWriter, Seek, Write};
 use std::time::Duration;
 
 use anyhow::Context;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 use service_runtime::amqp::{Message, PublishError, Publisher};
 use sqlx::{Connection, PgConnection, PgPool};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wire_contract::{
@@ -142,43 +142,45 @@ impl FullSyncs {
         if !locked {
             return Ok(());
         }
-        while let Some(sync_id) = self.claim().await? {
+        while let Some(attempt) = self.claim().await? {
+            let sync_id = attempt.sync_id;
             tracing::info!(%sync_id, "full sync started");
-            match self.publish_all_users(sync_id).await {
+            match self.publish_all_users(&attempt).await {
                 Ok(users) => {
-                    self.finish(sync_id, None).await?;
+                    self.finish(&attempt, None).await?;
                     tracing::info!(%sync_id, users = users.count, "full sync completed");
                 }
                 Err(error) => {
                     let text = format!("{error:#}");
                     tracing::error!(%sync_id, error = text, "full sync failed");
-                    self.finish(sync_id, Some(&text)).await?;
+                    self.finish(&attempt, Some(&text)).await?;
                 }
             }
         }
         Ok(())
     }
 
-    async fn claim(&self) -> anyhow::Result<Option<Uuid>> {
-        sqlx::query_scalar(
-            "UPDATE syncs SET status = 'running', started_at = now(), users_published = 0
+    async fn claim(&self) -> anyhow::Result<Option<Attempt>> {
+        sqlx::query_as(
+            "UPDATE syncs SET status = 'running', started_at = clock_timestamp(), users_published = 0
              WHERE sync_id = (SELECT sync_id FROM syncs WHERE status IN ('requested', 'running')
                               ORDER BY requested_at LIMIT 1)
-             RETURNING sync_id",
+             RETURNING sync_id, started_at",
         )
         .fetch_optional(&self.pool)
         .await
         .context("cannot claim a full sync")
     }
 
-    async fn finish(&self, sync_id: Uuid, error: Option<&str>) -> anyhow::Result<()> {
+    async fn finish(&self, attempt: &Attempt, error: Option<&str>) -> anyhow::Result<()> {
         sqlx::query(
             "UPDATE syncs SET status = CASE WHEN $2::text IS NULL THEN 'completed' ELSE 'failed' END,
                     error = $2, finished_at = now()
-             WHERE sync_id = $1",
+             WHERE sync_id = $1 AND started_at = $3",
         )
-        .bind(sync_id)
+        .bind(attempt.sync_id)
         .bind(error)
+        .bind(attempt.started_at)
         .execute(&self.pool)
         .await
         .context("cannot end a full sync")?;
@@ -186,15 +188,16 @@ impl FullSyncs {
     }
 
     /// Publishes every user (requirement 1.4).
-    async fn publish_all_users(&self, sync_id: Uuid) -> anyhow::Result<UsersRead> {
+    async fn publish_all_users(&self, attempt: &Attempt) -> anyhow::Result<UsersRead> {
+        let sync_id = attempt.sync_id;
         // Replicas compare themselves with the digest: it must be true before they do so at the end of the sync.
-        audit::audit(&self.pool).await?;
+        while audit::audit(&self.pool).await? == audit::Finding::Overtaken {}
         self.publish(&ConfigEvent::SyncStarted(SyncStarted { sync_id }))
             .await
             .context("the start of the full sync was not confirmed")?;
         let (spool, users) = self.spool().await?;
         self.note_read(sync_id, &users).await?;
-        self.publish_rows(sync_id, &users, spool).await?;
+        self.publish_rows(attempt, &users, spool).await?;
         let comparable_from = users.comparable_from(&self.pool).await?;
         self.publish(&ConfigEvent::SyncCompleted(SyncCompleted {
             sync_id,
@@ -210,9 +213,7 @@ impl FullSyncs {
     }
 
     async fn publish(&self, event: &ConfigEvent) -> Result<(), PublishError> {
-        let message =
-            Message::to_fanout(CONFIG_EVENTS_EXCHANGE, event.event_type(), event.encode());
-        self.publisher.publish(message).await
+        self.publisher.publish(to_everyone(event)).await
     }
 
     /// The users, one JSON line each, keys still sealed: nothing secret touches the disk in the clear.
@@ -247,11 +248,12 @@ impl FullSyncs {
 
     async fn publish_rows(
         &self,
-        sync_id: Uuid,
+        attempt: &Attempt,
         users: &UsersRead,
         spool: std::fs::File,
     ) -> anyhow::Result<()> {
-        let mut in_flight = FuturesUnordered::new();
+        let mut in_flight = VecDeque::with_capacity(IN_FLIGHT);
+        let mut pace = Pace::default();
         let mut published = 0;
         for line in BufReader::new(spool).lines() {
             let user: WireImage = serde_json::from_str(&line.context("cannot read the spool")?)
@@ -260,53 +262,110 @@ impl FullSyncs {
                 user: user.record(KeyForm::Opened(&self.keys))?,
                 epoch: users.position.epoch,
                 sequence: None,
-                sync_id: Some(sync_id),
+                sync_id: Some(attempt.sync_id),
                 as_of: Some(users.position.sequence),
                 occurred_at: OffsetDateTime::now_utc(),
             });
-            in_flight.push(self.publish_owned(event));
-            while in_flight.len() >= IN_FLIGHT {
-                if let Some(confirmed) = in_flight.next().await {
-                    confirmed.context("a user was not confirmed")?;
-                }
+            let handed_over = self.publisher.hand_over(to_everyone(&event)).await;
+            in_flight.push_back(handed_over.context("a user was not sent")?);
+            if in_flight.len() >= IN_FLIGHT
+                && let Some(confirm) = in_flight.pop_front()
+            {
+                confirm
+                    .confirmed()
+                    .await
+                    .context("a user was not confirmed")?;
             }
             published += 1;
             if published % CHECK_EVERY == 0 {
-                self.note_progress(sync_id, published).await?;
-                self.pace(sync_id, published).await?;
+                self.note_progress(attempt, published).await?;
+                self.keep_pace(attempt, published, &mut pace).await?;
             }
         }
-        while let Some(confirmed) = in_flight.next().await {
-            confirmed.context("a user was not confirmed")?;
+        for confirm in in_flight {
+            confirm
+                .confirmed()
+                .await
+                .context("a user was not confirmed")?;
         }
-        self.note_progress(sync_id, published).await
+        self.note_progress(attempt, published).await
     }
 
-    async fn publish_owned(&self, event: ConfigEvent) -> Result<(), PublishError> {
-        self.publish(&event).await
-    }
-
-    async fn note_progress(&self, sync_id: Uuid, published: u64) -> anyhow::Result<()> {
-        sqlx::query("UPDATE syncs SET users_published = $2 WHERE sync_id = $1")
-            .bind(sync_id)
-            .bind(i64::try_from(published).unwrap_or(i64::MAX))
-            .execute(&self.pool)
-            .await
-            .context("cannot note the progress of a full sync")?;
+    /// # Errors
+    /// When another server B runs the sync now: this one lost its lock without noticing.
+    async fn note_progress(&self, attempt: &Attempt, published: u64) -> anyhow::Result<()> {
+        let noted = sqlx::query(
+            "UPDATE syncs SET users_published = $3 WHERE sync_id = $1 AND started_at = $2",
+        )
+        .bind(attempt.sync_id)
+        .bind(attempt.started_at)
+        .bind(i64::try_from(published).unwrap_or(i64::MAX))
+        .execute(&self.pool)
+        .await
+        .context("cannot note the progress of a full sync")?;
+        anyhow::ensure!(
+            noted.rows_affected() == 1,
+            "another server B runs this full sync now"
+        );
         Ok(())
     }
 
-    /// Waits while the slowest live replica is too far behind.
-    async fn pace(&self, sync_id: Uuid, published: u64) -> anyhow::Result<()> {
-        let deadline = tokio::time::Instant::now() + STUCK_AFTER;
-        while tokio::time::Instant::now() < deadline {
-            let slowest = replicas::slowest_in_sync(&self.pool, sync_id).await?;
+    /// Waits while the slowest live replica is too far behind and still moves.
+    async fn keep_pace(
+        &self,
+        attempt: &Attempt,
+        published: u64,
+        pace: &mut Pace,
+    ) -> anyhow::Result<()> {
+        loop {
+            let slowest = replicas::slowest_in_sync(&self.pool, attempt.sync_id).await?;
             if slowest.is_none_or(|rows| rows + AHEAD >= published) {
+                return Ok(());
+            }
+            if pace.is_stuck(slowest) {
                 return Ok(());
             }
             tokio::time::sleep(PACE_POLL).await;
         }
-        tracing::warn!(%sync_id, published, "a replica takes nothing in; the full sync goes on without it");
-        Ok(())
     }
+}
+
+/// One run of a full sync. `started_at` tells it from a run by another server B.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+struct Attempt {
+    sync_id: Uuid,
+    started_at: OffsetDateTime,
+}
+
+/// How far the slowest replica was, and since when.
+#[derive(Debug, Default)]
+struct Pace {
+    slowest: Option<(u64, Instant)>,
+}
+
+impl Pace {
+    /// A replica that does not move for [`STUCK_AFTER`] no longer holds the sync up, for as long as it does not move.
+    fn is_stuck(&mut self, slowest: Option<u64>) -> bool {
+        let rows = slowest.unwrap_or(0);
+        match self.slowest {
+            Some((was, since)) if was == rows => {
+                let stuck = since.elapsed() >= STUCK_AFTER;
+                if stuck {
+                    tracing::debug!(
+                        rows,
+                        "the full sync goes on without a replica that takes nothing in"
+                    );
+                }
+                stuck
+            }
+            _ => {
+                self.slowest = Some((rows, Instant::now()));
+                false
+            }
+        }
+    }
+}
+
+fn to_everyone(event: &ConfigEvent) -> Message {
+    Message::to_fanout(CONFIG_EVENTS_EXCHANGE, event.event_type(), event.encode())
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::{FutureExt, StreamExt};
-use lapin::Connection;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
 use parking_lot::RwLock;
 use serde::Serialize;
-use service_runtime::amqp::{ConnectionState, Connector, declare_queue, event_type};
+use service_runtime::amqp::{ConnectionState, Connector, declare_queue, event_type, set_up};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -51,20 +51,7 @@ async fn session(
     pool: &PgPool,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let channel = connection.create_channel().await?;
-    declare_queue(&channel, &specs::replica_reports()).await?;
-    channel
-        .basic_qos(PREFETCH, BasicQosOptions::default())
-        .await?;
-    let mut reports = channel
-        .basic_consume(
-            CONFIG_REPLICA_REPORTS.into(),
-            "replica-reports".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
-        .await
-        .context("cannot consume replica reports")?;
+    let (channel, mut reports) = set_up(subscribe(&connection)).await?;
     loop {
         let first = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -94,6 +81,24 @@ async fn session(
     }
 }
 
+async fn subscribe(connection: &Connection) -> anyhow::Result<(Channel, Consumer)> {
+    let channel = connection.create_channel().await?;
+    declare_queue(&channel, &specs::replica_reports()).await?;
+    channel
+        .basic_qos(PREFETCH, BasicQosOptions::default())
+        .await?;
+    let reports = channel
+        .basic_consume(
+            CONFIG_REPLICA_REPORTS.into(),
+            "replica-reports".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .context("cannot consume replica reports")?;
+    Ok((channel, reports))
+}
+
 /// The newest report of each replica is enough.
 fn take(batch: &mut HashMap<String, ReplicaReport>, delivery: &Delivery) {
     match decode_json::<ReplicaReport>(event_type(delivery), &delivery.data) {
@@ -107,13 +112,13 @@ fn take(batch: &mut HashMap<String, ReplicaReport>, delivery: &Delivery) {
 async fn store(pool: &PgPool, reports: &[ReplicaReport]) -> anyhow::Result<()> {
     for report in reports {
         sqlx::query(
-            "INSERT INTO replicas (instance, queue, ready, applied_epoch, applied_sequence, proven_epoch,
+            "INSERT INTO replicas (instance, queue, report_number, ready, applied_epoch, applied_sequence, proven_epoch,
                  proven_sequence, proven_since, users, syncing_id, syncing_rows, last_sync_id, fail_closed_after_ms,
                  reported_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $7::bigint IS NOT NULL THEN now() END,
+             VALUES ($1, $2, $14, $3, $4, $5, $6, $7, CASE WHEN $7::bigint IS NOT NULL THEN now() END,
                      $8, $9, $10, $11, $12, $13)
              ON CONFLICT (instance) DO UPDATE SET
-                 queue = excluded.queue, ready = excluded.ready,
+                 queue = excluded.queue, report_number = excluded.report_number, ready = excluded.ready,
                  applied_epoch = excluded.applied_epoch, applied_sequence = excluded.applied_sequence,
                  proven_epoch = excluded.proven_epoch, proven_sequence = excluded.proven_sequence,
                  proven_since = CASE WHEN excluded.proven_sequence IS NULL THEN NULL
@@ -123,7 +128,7 @@ async fn store(pool: &PgPool, reports: &[ReplicaReport]) -> anyhow::Result<()> {
                  syncing_rows = excluded.syncing_rows, last_sync_id = excluded.last_sync_id,
                  fail_closed_after_ms = excluded.fail_closed_after_ms,
                  reported_at = excluded.reported_at, received_at = now()
-             WHERE replicas.reported_at <= excluded.reported_at",
+             WHERE replicas.queue <> excluded.queue OR replicas.report_number < excluded.report_number",
         )
         .bind(&report.instance)
         .bind(&report.queue)
@@ -138,6 +143,7 @@ async fn store(pool: &PgPool, reports: &[ReplicaReport]) -> anyhow::Result<()> {
         .bind(report.last_sync_id)
         .bind(clamp(report.fail_closed_after_ms))
         .bind(report.reported_at)
+        .bind(clamp(report.number))
         .execute(pool)
         .await
         .with_context(|| format!("cannot store the report of {}", report.instance))?;

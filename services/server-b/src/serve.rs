@@ -88,7 +88,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         publisher: events,
         keys,
     };
+    let suspicion = Arc::new(Notify::new());
     let snapshots = Snapshots {
+        suspicion: Arc::clone(&suspicion),
         connector: connector.clone(),
         publisher: replies,
         pool: pool.clone(),
@@ -101,7 +103,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         gate.run(full_syncs.run(gate.shutdown.clone())),
     );
     let interval = Duration::from_secs(args.audit_interval_seconds);
-    let audits = audit::run(pool.clone(), interval, gate.shutdown.clone());
+    let audits = audit::run(pool.clone(), interval, suspicion, gate.shutdown.clone());
     lifecycle.intake("audits", gate.run(audits));
     lifecycle.intake("snapshots", gate.run(snapshots.run(gate.shutdown.clone())));
     let reports = replicas::run(

@@ -146,11 +146,16 @@ impl WireImage {
         }
         match ring.open(sealed) {
             // Sealing does not bind a key to its row: a row that was tampered with must not announce another key.
-            Ok(opened) if KeyDigest::of(opened.expose_secret()) == KeyDigest::from_bytes(key.digest) => {
+            Ok(opened)
+                if KeyDigest::of(opened.expose_secret()) == KeyDigest::from_bytes(key.digest) =>
+            {
                 Some(ApiKey::Plain(opened.expose_secret().to_owned()))
             }
             Ok(_) => {
-                tracing::error!(user_id = self.user_id, "a sealed key is not the key of its row");
+                tracing::error!(
+                    user_id = self.user_id,
+                    "a sealed key is not the key of its row"
+                );
                 Some(digest)
             }
             Err(error) => {

@@ -35,7 +35,16 @@ pub fn pool(service: &str, args: &DatabaseArgs) -> anyhow::Result<PgPool> {
     let options = PgConnectOptions::from_str(url)
         // The text of the error may quote the URL, and so the password.
         .map_err(|_| anyhow::anyhow!(BAD_URL))?
-        .application_name(service);
+        .application_name(service)
+        // A peer that vanished must not hold locks for hours, nor a lock its waiters.
+        .options([
+            ("tcp_keepalives_idle", "10"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
+            ("tcp_user_timeout", "15000"),
+            ("idle_in_transaction_session_timeout", "15000"),
+            ("lock_timeout", "10000"),
+        ]);
     Ok(PgPoolOptions::new()
         .max_connections(args.database_max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)

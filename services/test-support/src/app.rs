@@ -233,6 +233,11 @@ impl App {
         psql(&self.setup.database_url, sql).unwrap_or_else(|error| panic!("{sql}: {error:#}"))
     }
 
+    /// Runs SQL that PostgreSQL may refuse.
+    pub fn try_sql(&self, sql: &str) -> Result<String> {
+        psql(&self.setup.database_url, sql)
+    }
+
     /// Runs SQL on another database of the same server.
     ///
     /// # Panics
@@ -321,6 +326,28 @@ impl App {
                 ensure!(seen == verdict, "{seen:?}");
                 Ok(())
             });
+        }
+    }
+
+    /// Without faults, nothing may have been lost, out of order, or different anywhere.
+    ///
+    /// # Panics
+    /// When a counter says otherwise.
+    pub fn assert_no_faults(&self) {
+        for replica in &self.replicas {
+            for effect in ["gap", "mismatch", "source_broken", "old_epoch", "duplicate"] {
+                let label = format!("effect=\"{effect}\"");
+                let count = replica.metric(&self.http, "identity_events_total", &label);
+                assert!(
+                    count < 0.5,
+                    "{count} × {effect}:\n{}",
+                    replica.process.output()
+                );
+            }
+        }
+        for b in &self.server_b {
+            let count = b.metric(&self.http, "identity_relay_republished_total", "");
+            assert!(count < 0.5, "{count} events republished");
         }
     }
 

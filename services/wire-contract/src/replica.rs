@@ -62,6 +62,8 @@ pub struct ReplicaReport {
     pub instance: String,
     /// Its queue, fresh for each connection.
     pub queue: String,
+    /// Counts the reports of one process: what orders them, since clocks may step back.
+    pub number: u64,
     /// Whether it serves.
     pub ready: bool,
     /// Everything up to here is applied.

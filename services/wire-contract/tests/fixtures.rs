@@ -188,6 +188,7 @@ fn full_syncs_and_reports_are_pinned() {
         &ReplicaReport {
             instance: "a-0".to_owned(),
             queue: "server-a.a-0.1".to_owned(),
+            number: 17,
             ready: true,
             applied: AT,
             proven: Some(AT),

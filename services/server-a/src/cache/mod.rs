@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 use wire_contract::{Admission, ConfigEvent, KeyDigest, Position, SnapshotCredit, UserId};
 
-pub use state::{CacheState, Effect};
+pub use state::{CacheState, Effect, SourceProgress};
 
 /// A cached user (requirement 2.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,8 @@ struct Subscription {
     link: Instant,
     /// When the digest last equalled the database's.
     proven: Option<Instant>,
+    /// Since when changes are known to be missing (a gap, a snapshot that has yet to come).
+    incomplete_since: Option<Instant>,
 }
 
 /// The cache as the rest of the process sees it. Cheap to clone.
@@ -90,6 +92,7 @@ impl UserCache {
                     heard: now,
                     link: now,
                     proven: None,
+                    incomplete_since: None,
                 }),
                 limits,
             }),
@@ -128,6 +131,13 @@ impl UserCache {
                 limits.fail_closed_after.as_secs()
             )));
         }
+        let incomplete = subscription.incomplete_since.map(|since| since.elapsed());
+        if incomplete.is_some_and(|since| since > limits.max_staleness) {
+            return Err(not_serving(&format!(
+                "changes of users have been missing for longer than {} s",
+                limits.max_staleness.as_secs()
+            )));
+        }
         if age > limits.max_staleness {
             return Err(not_serving(&format!(
                 "server B has been silent for longer than {} s",
@@ -144,7 +154,10 @@ impl UserCache {
     /// Takes one event in. Only the sync task calls this.
     #[expect(clippy::must_use_candidate, reason = "called for what it does")]
     pub fn apply(&self, event: ConfigEvent) -> Effect {
-        let effect = self.shared.state.write().apply(event);
+        let (effect, whole) = {
+            let mut state = self.shared.state.write();
+            (state.apply(event), state.applied().is_some())
+        };
         let mut subscription = self.shared.subscription.write();
         let now = Instant::now();
         subscription.heard = now;
@@ -154,7 +167,12 @@ impl UserCache {
             Effect::Mismatch | Effect::Gap => subscription.proven = None,
             _ => {}
         }
-        if effect == Effect::SourceCompleted && self.shared.state.read().applied().is_some() {
+        if whole {
+            subscription.incomplete_since = None;
+        } else {
+            subscription.incomplete_since.get_or_insert(now);
+        }
+        if effect == Effect::SourceCompleted && whole {
             subscription.broken_since = None;
         }
         effect
@@ -166,11 +184,11 @@ impl UserCache {
         self.link_stands();
     }
 
-    /// The connection is gone: what was heard last counts as the moment it broke.
+    /// The connection is gone: the moment at which it was last known to stand counts as the moment it broke.
     pub fn broken(&self) {
         let mut subscription = self.shared.subscription.write();
         if subscription.broken_since.is_none() {
-            subscription.broken_since = Some(subscription.heard);
+            subscription.broken_since = Some(subscription.link);
         }
     }
 
@@ -215,10 +233,10 @@ impl UserCache {
         self.shared.subscription.read().heard.elapsed()
     }
 
-    /// Whether the subscription is whole.
+    /// Time since the link to the own queue was last known to stand.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.shared.subscription.read().broken_since.is_none()
+    pub fn link_age(&self) -> Duration {
+        self.shared.subscription.read().link.elapsed()
     }
 
     /// The limits it was made with.

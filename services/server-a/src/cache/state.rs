@@ -82,6 +82,17 @@ struct ChunkState {
     credit_queue: String,
 }
 
+/// How far a snapshot or full sync is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceProgress {
+    /// Names it.
+    pub id: Uuid,
+    /// A snapshot, or else a full sync.
+    pub snapshot: bool,
+    /// Rows taken in.
+    pub rows: u64,
+}
+
 /// What the event did, for counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Effect {
@@ -153,12 +164,14 @@ impl CacheState {
         self.need = Some((SnapshotCause::Connected, self.clock));
     }
 
-    /// Gives up a source that stays silent.
+    /// Gives up a source that stays silent. A snapshot was asked for, so another is needed; a full sync was not.
     pub fn abandon(&mut self, id: Uuid) {
-        if let Some(index) = self.sources.iter().position(|source| source.id == id) {
-            self.sources.remove(index);
+        if let Some(index) = self.source(id) {
+            let source = self.sources.remove(index);
             self.purge_tombstones();
-            self.ask(SnapshotCause::Failed);
+            if source.chunks.is_some() {
+                self.ask(SnapshotCause::Failed);
+            }
         }
     }
 
@@ -220,9 +233,11 @@ impl CacheState {
             sequence: event.sequence,
         };
         let effect = self.advance(position);
-        if matches!(effect, Effect::Duplicate | Effect::OldEpoch) {
+        if effect == Effect::OldEpoch {
             return effect;
         }
+        // Also of a number that counts as seen: a source that read before the deletion may still tell of the user,
+        // and without the tombstone bring it back. A repeated deletion does no harm: versions only grow.
         let rank = (event.epoch, event.version);
         self.stream_write(event.user_id, rank, event.sequence, None, effect)
     }
@@ -582,11 +597,20 @@ impl CacheState {
         (!under_way).then_some(cause)
     }
 
-    /// Snapshots under way and how many chunks each has seen.
-    pub fn snapshots_under_way(&self) -> impl Iterator<Item = (Uuid, u32)> + '_ {
-        self.sources
-            .iter()
-            .filter_map(|source| Some((source.id, source.chunks.as_ref()?.seen)))
+    /// The snapshots and full syncs under way.
+    pub fn under_way(&self) -> impl Iterator<Item = SourceProgress> + '_ {
+        self.sources.iter().map(|source| SourceProgress {
+            id: source.id,
+            snapshot: source.chunks.is_some(),
+            rows: source.rows,
+        })
+    }
+
+    /// Where credit for a snapshot goes, and how many chunks it has seen.
+    #[must_use]
+    pub fn credit_of(&self, id: Uuid) -> Option<(String, u32)> {
+        let chunks = self.sources[self.source(id)?].chunks.as_ref()?;
+        Some((chunks.credit_queue.clone(), chunks.seen))
     }
 
     /// The full sync under way and the rows of it that were taken in.
@@ -673,12 +697,6 @@ impl CacheState {
     #[must_use]
     pub fn digest(&self) -> UserSetDigest {
         self.digest
-    }
-
-    /// Makes room for so many users at once: growing by doubling needs twice the memory.
-    pub fn reserve(&mut self, users: usize) {
-        self.users.reserve(users.saturating_sub(self.users.len()));
-        self.keys.reserve(users.saturating_sub(self.keys.len()));
     }
 }
 

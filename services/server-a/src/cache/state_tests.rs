@@ -302,6 +302,22 @@ fn what_one_source_swept_another_that_read_earlier_does_not_bring_back() {
 }
 
 #[test]
+fn a_deletion_whose_number_counts_as_seen_still_keeps_an_older_source_from_bringing_the_user_back()
+{
+    let mut state = CacheState::new();
+    state.subscribed();
+    let (slow, fast) = (Uuid::now_v7(), Uuid::now_v7());
+    // The full sync has read at 5, where the user was; the snapshot at 6, where it was gone.
+    state.apply(ConfigEvent::SyncStarted(SyncStarted { sync_id: slow }));
+    state.apply(started(fast));
+    state.apply(completed(fast, 6, &[]));
+    // The leader that numbered the deletion died; the next one publishes it.
+    assert_eq!(state.apply(deleted(6, 1, 3)), Effect::Duplicate);
+    state.apply(sync_row(slow, 5, record(1, "k1", 2)));
+    assert_eq!(who(&state, "k1"), None);
+}
+
+#[test]
 fn a_gap_needs_a_snapshot_that_started_after_it() {
     let mut state = synced(5, &[]);
     let early = Uuid::now_v7();

@@ -3,11 +3,13 @@
 //! None of it is worth waiting for: a request is repeated until it is answered, credit and reports
 //! carry totals. A message that was not confirmed is counted and left.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::FutureExt;
-use service_runtime::amqp::{Connector, Message, Publisher, declare_queue};
+use parking_lot::Mutex;
+use service_runtime::amqp::{Connector, Message, PublishError, Publisher, declare_queue};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -28,6 +30,9 @@ pub struct Control {
     publisher: Publisher,
     instance: Arc<str>,
     reporting: Arc<AtomicBool>,
+    reports: Arc<AtomicU64>,
+    /// Snapshots whose sender's credit queue is gone.
+    dead: Arc<Mutex<HashSet<Uuid>>>,
 }
 
 impl Control {
@@ -56,6 +61,8 @@ impl Control {
             publisher,
             instance: instance.into(),
             reporting: Arc::default(),
+            reports: Arc::default(),
+            dead: Arc::default(),
         };
         (control, task)
     }
@@ -103,9 +110,27 @@ impl Control {
     pub fn credit(&self, credit_queue: String, credit: &SnapshotCredit) {
         let mut message = Message::to_queue(credit_queue, "snapshot.credit", encode_json(credit));
         message.persistent = false;
-        // The sender may be gone; the stalled snapshot is given up then.
-        message.mandatory = false;
-        self.send(message, "snapshot_credit");
+        let (publisher, dead, id) = (
+            self.publisher.clone(),
+            Arc::clone(&self.dead),
+            credit.snapshot_id,
+        );
+        tokio::spawn(async move {
+            match publisher.publish(message).await {
+                Ok(()) => {}
+                // The queue dies with the server B that sends the snapshot.
+                Err(PublishError::Unroutable) => {
+                    dead.lock().insert(id);
+                }
+                Err(_) => metrics::control_lost("snapshot_credit"),
+            }
+        });
+    }
+
+    /// Whether the sender of a snapshot is known to be gone; tells it once.
+    #[must_use]
+    pub fn is_dead(&self, snapshot_id: Uuid) -> bool {
+        self.dead.lock().remove(&snapshot_id)
     }
 
     /// Tells where the replica stands; skipped while the last report is still on its way.
@@ -117,6 +142,7 @@ impl Control {
         let report = cache.read(|state| ReplicaReport {
             instance: self.instance.to_string(),
             queue: queue.to_owned(),
+            number: self.reports.fetch_add(1, Ordering::Relaxed),
             ready,
             applied: state.applied().unwrap_or_default(),
             proven,

@@ -57,6 +57,14 @@ static SNAPSHOT_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
     )
     .expect("registered once")
 });
+static GIVEN_UP: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "identity_sources_given_up_total",
+        "Snapshots and full syncs given up because their sender fell silent, by kind",
+        &["kind"]
+    )
+    .expect("registered once")
+});
 static CONTROL_LOST: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "identity_control_messages_lost_total",
@@ -129,6 +137,11 @@ pub(super) fn snapshot(cause: SnapshotCause, outcome: &'static str, duration: Op
             .with_label_values(&[cause])
             .observe(duration.as_secs_f64());
     }
+}
+
+pub(super) fn source_given_up(snapshot: bool) {
+    let kind = if snapshot { "snapshot" } else { "full_sync" };
+    GIVEN_UP.with_label_values(&[kind]).inc();
 }
 
 pub(super) fn control_lost(kind: &'static str) {

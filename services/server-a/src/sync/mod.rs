@@ -6,6 +6,7 @@
 mod control;
 pub mod metrics;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use parking_lot::RwLock;
 use service_runtime::amqp::{
-    ConnectionState, Connector, bind, declare_exchange, declare_queue, event_type,
+    ConnectionState, Connector, bind, declare_exchange, declare_queue, event_type, set_up,
 };
 use service_runtime::readiness::Gate;
 use time::OffsetDateTime;
@@ -27,19 +28,24 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wire_contract::{
-    CONFIG_EVENTS_EXCHANGE, ConfigEvent, Position, SnapshotCause, replica_queue, specs,
+    CONFIG_EVENTS_EXCHANGE, ConfigEvent, Position, SnapshotCause, SnapshotCredit, replica_queue,
+    specs,
 };
 
 pub use control::Control;
 
-use crate::cache::{Effect, UserCache};
+use crate::cache::{Effect, SourceProgress, UserCache};
 
 /// Unacknowledged messages; bounds the memory of the client library.
 const PREFETCH: u16 = 512;
 /// How often what is due is looked after: requests, stalled snapshots, readiness.
 const TICK: Duration = Duration::from_millis(100);
-/// A snapshot that brings nothing for so long was given up by its sender.
-const SNAPSHOT_STALLED: Duration = Duration::from_secs(10);
+/// A snapshot or full sync that brings nothing for so long is given up.
+const SOURCE_STALLED: Duration = Duration::from_mins(2);
+/// How often the sender of a silent snapshot is checked.
+const CHECK_SENDER_EVERY: Duration = Duration::from_secs(2);
+/// So many snapshots without a proof are worth an alarm.
+const ALARM_AFTER: u32 = 5;
 /// Pause after the first request before it is made again, doubled up to the last.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
@@ -122,12 +128,13 @@ impl CacheSync {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
         let queue = replica_queue(&self.instance, Uuid::now_v7());
-        let (channel, mut consumer) = subscribe(&connection, &queue).await?;
+        let (channel, mut consumer) = set_up(subscribe(&connection, &queue)).await?;
         self.cache.subscribed();
         let mut session = Session {
             sync: self,
             queue,
             request: None,
+            progress: HashMap::new(),
             reported: Instant::now(),
             reported_position: None,
             bookmark: Instant::now(),
@@ -139,7 +146,9 @@ impl CacheSync {
         let ended = loop {
             tokio::select! {
                 () = shutdown.cancelled() => break Ok(()),
-                _ = tick.tick() => session.look_after(&channel),
+                _ = tick.tick() => if let Err(error) = session.look_after(&channel) {
+                    break Err(error);
+                },
                 answered = session.link_answered() => match answered {
                     Ok(()) => self.cache.link_stands(),
                     Err(error) => break Err(error),
@@ -199,14 +208,17 @@ struct Request {
     made: Instant,
     retry_at: Instant,
     backoff: Box<dyn Iterator<Item = Duration> + Send>,
-    /// The snapshot under way, chunks seen, and when that last changed.
-    progress: Option<(Uuid, u32, Instant)>,
+    tries: u32,
+    /// A snapshot has completed since it was last made.
+    answered: bool,
 }
 
 struct Session<'a> {
     sync: &'a CacheSync,
     queue: String,
     request: Option<Request>,
+    /// Of each source: rows, since when so many, and when its sender was last checked.
+    progress: HashMap<Uuid, (u64, Instant, Instant)>,
     reported: Instant,
     reported_position: Option<Position>,
     /// When the last bookmark came.
@@ -326,6 +338,8 @@ impl Session<'_> {
     fn note(&mut self, event_type: &str, effect: Effect) {
         match effect {
             Effect::SourceCompleted => self.source_completed(event_type),
+            // Only a proof ends the back-off: a snapshot that leaves a difference must not be asked for in a loop.
+            Effect::Proven => self.request = None,
             Effect::SourceBroken => {
                 tracing::warn!(event_type, "rows do not add up: nothing was swept");
             }
@@ -343,7 +357,6 @@ impl Session<'_> {
             | Effect::Duplicate
             | Effect::UnknownSource
             | Effect::OldEpoch
-            | Effect::Proven
             | Effect::NotComparable => {}
         }
     }
@@ -352,7 +365,8 @@ impl Session<'_> {
         let users = self.sync.cache.read(crate::cache::CacheState::len);
         let applied = self.sync.cache.applied();
         if applied.is_some()
-            && let Some(request) = self.request.take()
+            && let Some(request) = &mut self.request
+            && !std::mem::replace(&mut request.answered, true)
         {
             let duration = request.made.elapsed();
             metrics::snapshot(request.cause, "completed", Some(duration));
@@ -369,7 +383,17 @@ impl Session<'_> {
     }
 
     /// What is due without a message: a request, the end of a stalled snapshot, a report.
-    fn look_after(&mut self, channel: &Channel) {
+    ///
+    /// # Errors
+    /// When nothing has come over the link for so long that the cache is closed: only a fresh subscription with its
+    /// snapshot opens it again, not the first old message that trickles in.
+    fn look_after(&mut self, channel: &Channel) -> anyhow::Result<()> {
+        let silence = self.sync.cache.link_age();
+        anyhow::ensure!(
+            silence <= self.sync.cache.limits().fail_closed_after,
+            "nothing has come over the link for {} s",
+            silence.as_secs()
+        );
         self.ask_why_silent(channel);
         self.give_up_stalled();
         if let Some(cause) = self.sync.cache.read(crate::cache::CacheState::wanted) {
@@ -384,6 +408,7 @@ impl Session<'_> {
         if self.reported.elapsed() >= every {
             self.report();
         }
+        Ok(())
     }
 
     fn request(&mut self, cause: SnapshotCause) {
@@ -395,7 +420,12 @@ impl Session<'_> {
             Some(request) if request.retry_at > now => return,
             Some(request) => {
                 request.cause = cause;
+                request.answered = false;
+                request.tries += 1;
                 request.retry_at = now + request.backoff.next().unwrap_or(LAST_RETRY);
+                if request.tries >= ALARM_AFTER {
+                    tracing::error!(?cause, tries = request.tries, "snapshots do not help");
+                }
             }
             none => *none = Some(new_request(cause, now)),
         }
@@ -403,31 +433,41 @@ impl Session<'_> {
         self.sync.control.request_snapshot(&self.queue, cause);
     }
 
+    /// A source whose sender is gone, or that brings nothing for too long, is given up. Between its start and its first
+    /// row lies the read of the whole table, so silence alone tells little: the sender's credit queue tells more.
     fn give_up_stalled(&mut self) {
-        let Some(request) = &mut self.request else {
-            return;
-        };
-        let under_way = self
-            .sync
-            .cache
-            .read(|state| state.snapshots_under_way().last());
         let now = Instant::now();
-        request.progress = match (under_way, request.progress) {
-            (None, _) => None,
-            (Some((id, seen)), Some((was_id, was_seen, since)))
-                if id == was_id && seen == was_seen =>
-            {
-                Some((id, seen, since))
+        let sources: Vec<SourceProgress> =
+            self.sync.cache.read(|state| state.under_way().collect());
+        self.progress
+            .retain(|id, _| sources.iter().any(|source| source.id == *id));
+        for source in sources {
+            let progress = self
+                .progress
+                .entry(source.id)
+                .or_insert((source.rows, now, now));
+            if progress.0 != source.rows {
+                *progress = (source.rows, now, now);
             }
-            (Some((id, seen)), _) => Some((id, seen, now)),
-        };
-        if let Some((id, seen, since)) = request.progress
-            && since.elapsed() > SNAPSHOT_STALLED
-        {
-            tracing::warn!(snapshot_id = %id, chunks = seen, "snapshot stalled, given up");
-            metrics::snapshot(request.cause, "stalled", None);
-            request.progress = None;
-            self.sync.cache.abandon(id);
+            let (_, since, checked) = progress;
+            let silent = since.elapsed();
+            if self.sync.control.is_dead(source.id) || silent > SOURCE_STALLED {
+                tracing::warn!(id = %source.id, rows = source.rows, "source given up: its sender is silent");
+                metrics::source_given_up(source.snapshot);
+                self.sync.cache.abandon(source.id);
+            } else if source.snapshot && checked.elapsed() > CHECK_SENDER_EVERY {
+                *checked = now;
+                if let Some((queue, chunks)) =
+                    self.sync.cache.read(|state| state.credit_of(source.id))
+                {
+                    let credit = SnapshotCredit {
+                        snapshot_id: source.id,
+                        queue: self.queue.clone(),
+                        chunks,
+                    };
+                    self.sync.control.credit(queue, &credit);
+                }
+            }
         }
     }
 
@@ -458,7 +498,8 @@ fn new_request(cause: SnapshotCause, now: Instant) -> Request {
         made: now,
         retry_at: now + backoff.next().unwrap_or(FIRST_RETRY),
         backoff: Box::new(backoff),
-        progress: None,
+        tries: 1,
+        answered: false,
     }
 }
 
@@ -492,7 +533,7 @@ pub fn status(instance: &str, cache: &UserCache, sync: &SyncStatus) -> serde_jso
                 state.digest(),
                 state.is_complete(),
                 state.audited_at(),
-                state.snapshots_under_way().next().is_some(),
+                state.under_way().any(|source| source.snapshot),
             )
         });
     let name = match (connection.connected, applied.is_some(), snapshot_under_way) {

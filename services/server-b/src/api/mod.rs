@@ -53,7 +53,6 @@ pub fn router(state: ApiState) -> Router {
     let layers = ServiceBuilder::new()
         .layer(from_fn_with_state(AnsweredAt::Info, api::observe))
         .layer(CatchPanicLayer::custom(api::panicked))
-        .layer(from_fn(limit_time))
         .layer(from_fn_with_state(
             state.admin_token.clone(),
             auth::require_token,
@@ -62,6 +61,8 @@ pub fn router(state: ApiState) -> Router {
             state.pool.clone(),
             replicas::wait_for_replicas,
         ))
+        // Inside the wait: a key that is shown once must not be lost to it.
+        .layer(from_fn(limit_time))
         .layer(DefaultBodyLimit::max(json::MAX_BODY));
     Router::new()
         .route("/admin/v1/users", get(users::list).post(users::create))

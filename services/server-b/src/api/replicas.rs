@@ -21,6 +21,8 @@ const WAITING: HeaderName = HeaderName::from_static("replicas-waiting");
 /// Seconds, where the query does not say; less than the API's own limit at most.
 const DEFAULT_WAIT: u64 = 10;
 const MAX_WAIT: u64 = 25;
+/// For the look at the replicas that is under way when the deadline passes.
+const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Serialize)]
 pub struct Replicas {
@@ -53,7 +55,12 @@ pub async fn wait_for_replicas(
     let Some(deadline) = deadline.filter(|_| response.status().is_success()) else {
         return response;
     };
-    match replicas::wait(&pool, Until::Applied, deadline).await {
+    let waiting = replicas::wait(&pool, Until::Applied, deadline);
+    // The database may hang in the middle of the wait.
+    let waited = tokio::time::timeout(deadline + GRACE, waiting)
+        .await
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("the database does not answer")));
+    match waited {
         Ok(waited) => {
             let headers = response.headers_mut();
             headers.insert(APPLIED, names(&waited.reached));

@@ -36,6 +36,8 @@ const POLL: Duration = Duration::from_millis(2);
 const SLEEP_AFTER: Duration = Duration::from_millis(200);
 /// How often a sleeping relay looks all the same: a notification can be missed.
 const SLEEPING_POLL: Duration = Duration::from_millis(100);
+/// A batch takes milliseconds. Longer than a confirm may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often replicas are told what the users amount to.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(1);
 /// How often a relay without a broker shortens its backlog.
@@ -177,16 +179,23 @@ impl Term<'_> {
                 self.wait_for_broker().await?;
                 continue;
             }
-            let next = if self.published.is_none() {
-                self.replay().await?
-            } else {
-                self.relay_batch().await?
-            };
-            self.bookmark().await?;
+            let next = tokio::time::timeout(STEP_TIMEOUT, self.step())
+                .await
+                .context("database or broker do not answer")??;
             if matches!(next, Next::Idle) {
                 self.rest().await?;
             }
         }
+    }
+
+    async fn step(&mut self) -> anyhow::Result<Next> {
+        let next = if self.published.is_none() {
+            self.replay().await?
+        } else {
+            self.relay_batch().await?
+        };
+        self.bookmark().await?;
+        Ok(next)
     }
 
     /// Publishes what was numbered but not known to be confirmed.
@@ -243,7 +252,7 @@ impl Term<'_> {
         }
         if !self.asleep {
             // Look once more after this is visible: a row that came in between was not notified.
-            numbering::set_sleeping(&self.relay.pool).await?;
+            numbering::set_sleeping(&self.relay.pool, true).await?;
             self.asleep = true;
             return Ok(());
         }
@@ -259,6 +268,11 @@ impl Term<'_> {
     /// Without a broker the backlog must not grow with every change, only with every changed user.
     async fn wait_for_broker(&mut self) -> anyhow::Result<()> {
         self.published = None;
+        if self.asleep {
+            // Nobody will listen for a while: writers need not notify.
+            numbering::set_sleeping(&self.relay.pool, false).await?;
+            self.asleep = false;
+        }
         if self.last_coalesce.elapsed() >= COALESCE_EVERY {
             self.last_coalesce = Instant::now();
             let removed = numbering::coalesce(&self.relay.pool, self.number).await?;

@@ -276,19 +276,26 @@ pub async fn numbered(pool: &PgPool, limit: i64) -> anyhow::Result<Vec<OutboxRow
     .context("cannot read numbered rows")
 }
 
-/// Removes rows that the broker has confirmed.
-pub async fn delete(pool: &PgPool, ids: &[i64]) -> anyhow::Result<()> {
-    sqlx::query("DELETE FROM outbox WHERE id = ANY($1)")
-        .bind(ids)
-        .execute(pool)
-        .await
-        .context("cannot delete published rows")?;
+/// Removes rows that the broker has confirmed. By their numbers, too: after a restore an id may be another row's.
+pub async fn delete(pool: &PgPool, rows: &[OutboxRow]) -> anyhow::Result<()> {
+    let column = |value: fn(&OutboxRow) -> i64| rows.iter().map(value).collect::<Vec<_>>();
+    sqlx::query(
+        "DELETE FROM outbox USING unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS gone (id, epoch, sequence)
+         WHERE outbox.id = gone.id AND outbox.epoch = gone.epoch AND outbox.sequence = gone.sequence",
+    )
+    .bind(column(|row| row.id))
+    .bind(column(|row| row.epoch))
+    .bind(column(|row| row.sequence))
+    .execute(pool)
+    .await
+    .context("cannot delete published rows")?;
     Ok(())
 }
 
-/// Tells the trigger to notify from now on.
-pub async fn set_sleeping(pool: &PgPool) -> anyhow::Result<()> {
-    sqlx::query("UPDATE relay_state SET sleeping = true WHERE NOT sleeping")
+/// Tells the trigger whether to notify.
+pub async fn set_sleeping(pool: &PgPool, sleeping: bool) -> anyhow::Result<()> {
+    sqlx::query("UPDATE relay_state SET sleeping = $1 WHERE sleeping <> $1")
+        .bind(sleeping)
         .execute(pool)
         .await
         .context("cannot tell that the relay sleeps")?;
@@ -307,7 +314,8 @@ pub async fn coalesce(pool: &PgPool, term: i64) -> anyhow::Result<u64> {
                     first_value(txid) OVER oldest AS first_txid,
                     row_number() OVER (PARTITION BY user_id ORDER BY id DESC) AS age,
                     count(*) OVER (PARTITION BY user_id) AS rows
-             FROM outbox WHERE sequence IS NULL
+             FROM outbox WHERE sequence IS NULL AND user_id IN (
+                 SELECT user_id FROM outbox WHERE sequence IS NULL GROUP BY user_id HAVING count(*) > 1)
              WINDOW oldest AS (PARTITION BY user_id ORDER BY id)
          ), removed AS (
              DELETE FROM outbox USING ranked WHERE outbox.id = ranked.id AND age > 1

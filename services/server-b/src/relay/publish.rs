@@ -1,8 +1,6 @@
 //! Publishes numbered rows and deletes them as far as the broker has confirmed them without a hole.
 
 use anyhow::Context;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
 use service_runtime::amqp::{Message, PublishError};
 use service_runtime::trace::TraceContext;
 use sqlx::types::Json;
@@ -20,18 +18,20 @@ use crate::wire_image::KeyForm;
 /// # Errors
 /// When not all were confirmed: what was, up to the first that was not, is deleted all the same.
 pub(super) async fn publish(relay: &Relay, rows: &[OutboxRow]) -> anyhow::Result<()> {
-    let mut confirms: FuturesOrdered<_> = rows
-        .iter()
-        .map(|row| Ok(relay.publisher.publish(message(relay, row)?)))
-        .collect::<anyhow::Result<_>>()?;
+    let mut confirms = Vec::with_capacity(rows.len());
+    for row in rows {
+        confirms.push(relay.publisher.hand_over(message(relay, row)?).await);
+    }
     let mut results = Vec::with_capacity(rows.len());
-    while let Some(result) = confirms.next().await {
-        results.push(result);
+    for confirm in confirms {
+        results.push(match confirm {
+            Ok(confirm) => confirm.confirmed().await,
+            Err(error) => Err(error),
+        });
     }
     let confirmed = confirmed_prefix(&results);
-    let ids: Vec<i64> = rows[..confirmed].iter().map(|row| row.id).collect();
     metrics::published(confirmed, rows.len() - confirmed);
-    numbering::delete(&relay.pool, &ids).await?;
+    numbering::delete(&relay.pool, &rows[..confirmed]).await?;
     match results.get(confirmed) {
         Some(Err(error)) => Err(*error).context("configuration events were not confirmed"),
         _ => Ok(()),

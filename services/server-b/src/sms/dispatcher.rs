@@ -177,6 +177,8 @@ fn reject(claimed: Vec<ClaimedSms>) -> Vec<ClaimedSms> {
         metrics::DISPATCHED
             .with_label_values(&["none", "rejected"])
             .inc_by(rejected.len() as u64);
+        let late = rejected.iter().filter(|sms| sms.admitted_late).count();
+        metrics::ADMITTED_LATE.inc_by(late as u64);
     }
     for ClaimedSms { sms, .. } in rejected {
         tracing::info!(message_id = %sms.message_id, user_id = sms.user_id, "SMS rejected: its user may not send any more");

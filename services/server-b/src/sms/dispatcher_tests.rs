@@ -16,6 +16,7 @@ fn claimed(attempts: i32) -> ClaimedSms {
         },
         attempts,
         rejected: false,
+        admitted_late: false,
         traceparent: None,
         tracestate: None,
     }

@@ -58,6 +58,15 @@ pub static DISPATCHED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect(REGISTERED_ONCE)
 });
 
+/// What server A let in although the user had been deactivated before: how far its cache was behind.
+pub static ADMITTED_LATE: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "identity_sms_admitted_after_revocation_total",
+        "SMS admitted by a replica after their user had been deactivated, and rejected here"
+    )
+    .expect(REGISTERED_ONCE)
+});
+
 /// Time in the queue.
 pub static QUEUE_AGE: LazyLock<Histogram> = LazyLock::new(|| {
     register_histogram!(

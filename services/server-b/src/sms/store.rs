@@ -111,6 +111,8 @@ pub struct ClaimedSms {
     pub attempts: i32,
     /// Rejected at once: the user is gone or inactive.
     pub rejected: bool,
+    /// Rejected although it was submitted after the user had been deactivated: the replica's cache was behind.
+    pub admitted_late: bool,
     pub traceparent: Option<String>,
     pub tracestate: Option<String>,
 }
@@ -120,7 +122,7 @@ pub const CLAIM_LIMIT: usize = 256;
 
 const CLAIM: &str = "
     WITH due AS MATERIALIZED (
-        SELECT message_id, user_id FROM sms_messages
+        SELECT message_id, user_id, submitted_at FROM sms_messages
         -- `sending` and due: whoever claimed it did not come back within the lease.
         WHERE status IN ('queued', 'sending') AND next_attempt_at <= now()
         -- The longest due first, and nothing that another worker is claiming right now.
@@ -133,7 +135,8 @@ const CLAIM: &str = "
         -- The cache of server A may have been behind: what counts are the users of this moment.
         SELECT due.message_id,
                CASE WHEN users.user_id IS NULL THEN 'user_deleted'
-                    WHEN NOT users.is_active THEN 'user_inactive' END AS refusal
+                    WHEN NOT users.is_active THEN 'user_inactive' END AS refusal,
+               coalesce(NOT users.is_active AND users.updated_at < due.submitted_at, false) AS late
         FROM due LEFT JOIN users USING (user_id)
     )
     UPDATE sms_messages AS sms
@@ -146,7 +149,7 @@ const CLAIM: &str = "
     FROM checked
     WHERE sms.message_id = checked.message_id
     RETURNING sms.message_id, sms.user_id, sms.recipient, sms.sender, sms.body, sms.encoding,
-              sms.segments, sms.attempts, refusal IS NOT NULL AS rejected,
+              sms.segments, sms.attempts, refusal IS NOT NULL AS rejected, late AS admitted_late,
               sms.traceparent, sms.tracestate";
 
 /// Takes due rows: those whose user may still send are held until `lease` has passed, the others are

@@ -20,15 +20,18 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
-use service_runtime::amqp::{ConnectionState, Connector, Publisher, declare_queue, event_type};
+use service_runtime::amqp::{
+    ConnectionState, Connector, Publisher, declare_queue, event_type, set_up,
+};
 use sqlx::PgPool;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wire_contract::{
     CONFIG_SNAPSHOT_REQUESTS, ConfigEvent, ProbeAnswer, REPLICA_QUEUE_PREFIX, ReplicaProbe,
-    SnapshotCredit, SnapshotRequest, decode_json, specs,
+    SnapshotCause, SnapshotCredit, SnapshotRequest, decode_json, specs,
 };
 
 /// A round begins when no request has come for so long: replicas that restart together share one read.
@@ -52,6 +55,8 @@ pub struct Snapshots {
     pub publisher: Publisher,
     /// Database.
     pub pool: PgPool,
+    /// Told when a replica differs from the digest.
+    pub suspicion: Arc<Notify>,
     /// The state of the consuming connection.
     pub state: Arc<RwLock<ConnectionState>>,
 }
@@ -76,11 +81,10 @@ impl Snapshots {
     ) -> anyhow::Result<()> {
         let credits = Credits::default();
         let credit_queue = format!("server-b.{}", Uuid::now_v7().simple());
-        let (channel, mut requests) = consume_requests(&connection).await?;
-        let mut credit = consume_credit(&connection, &credit_queue).await?;
-        // Ends the rounds of this session with it: their credit queue is gone.
-        let session = shutdown.child_token();
-        let _ends_with_session = session.clone().drop_guard();
+        let (channel, mut requests) = set_up(consume_requests(&connection)).await?;
+        let mut credit = set_up(consume_credit(&connection, &credit_queue)).await?;
+        // Rounds end with their session: their credit queue is gone.
+        let mut rounds = JoinSet::new();
         let mut next = NextRound::default();
         loop {
             tokio::select! {
@@ -104,13 +108,10 @@ impl Snapshots {
                         credit_queue: credit_queue.clone(),
                         requests: next.take(),
                     };
-                    let session = session.clone();
-                    tokio::spawn(async move {
-                        tokio::select! {
-                            () = session.cancelled() => {}
-                            () = send::round(round, permit) => {}
-                        }
-                    });
+                    rounds.spawn(send::round(round, permit));
+                }
+                Some(ended) = rounds.join_next(), if !rounds.is_empty() => {
+                    ended.context("a round of snapshots panicked")?;
                 }
             }
         }
@@ -124,6 +125,9 @@ impl Snapshots {
             }
         } else if let Some(request) = decode::<SnapshotRequest>(delivery, |request| &request.queue)
         {
+            if request.cause == SnapshotCause::Mismatch {
+                self.suspicion.notify_one();
+            }
             next.add(request);
         }
     }

@@ -1,7 +1,9 @@
 //! One round of snapshots: start, read, send on credit, end.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +13,6 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use service_runtime::amqp::{Message, Publisher};
 use sqlx::PgPool;
-use tempfile::NamedTempFile;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -28,6 +29,8 @@ use crate::wire_image::KeyForm;
 const CHUNK_USERS: usize = 500;
 /// Chunks sent beyond what the replica has acknowledged: a revocation waits behind these at most.
 const WINDOW: u32 = 16;
+/// Longest read of the table; a million users take seconds.
+const READ_TIMEOUT: Duration = Duration::from_mins(2);
 /// A replica that acknowledges nothing for so long is left to ask again.
 const CREDIT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -157,19 +160,22 @@ pub(super) fn to_replica(queue: &str, event: &ConfigEvent) -> Message {
 
 /// Reads the users into a file of encoded chunks, each with its length in front: memory stays flat, and no
 /// transaction is open while a slow replica takes its time.
-async fn spool(pool: &PgPool, snapshot_id: Uuid) -> anyhow::Result<(NamedTempFile, UsersRead)> {
-    let file = NamedTempFile::new().context("cannot create a temporary file")?;
+async fn spool(pool: &PgPool, snapshot_id: Uuid) -> anyhow::Result<(File, UsersRead)> {
+    // Without a name: it is gone with the process, however that ends.
+    let file = tempfile::tempfile().context("cannot create a temporary file")?;
     let mut writer = SpoolWriter {
-        file: BufWriter::new(file.reopen().context("cannot open the temporary file")?),
+        file: BufWriter::new(file.try_clone().context("cannot open the temporary file")?),
         snapshot_id,
         index: 0,
         as_of: Position::default(),
         users: Vec::with_capacity(CHUNK_USERS),
     };
-    let users = read::all_users(pool, |as_of, user| {
+    let read = read::all_users(pool, |as_of, user| {
         writer.push(as_of, user.record(KeyForm::Digest)?)
-    })
-    .await?;
+    });
+    let users = tokio::time::timeout(READ_TIMEOUT, read)
+        .await
+        .context("the users could not be read in time")??;
     writer.finish()?;
     Ok((file, users))
 }
@@ -221,7 +227,7 @@ struct Shared<'a> {
     pool: &'a PgPool,
     publisher: &'a Publisher,
     snapshot_id: Uuid,
-    spool: &'a NamedTempFile,
+    spool: &'a File,
     users: &'a UsersRead,
 }
 
@@ -244,28 +250,24 @@ impl Shared<'_> {
 
     async fn send_chunks(&self, replica: &Replica) -> anyhow::Result<()> {
         let mut acknowledged = replica.acknowledged.clone();
-        let mut file = BufReader::new(self.spool.reopen().context("cannot reopen the spool")?);
-        let mut confirms = FuturesUnordered::new();
+        let mut file = BufReader::new(SpoolReader::new(self.spool));
+        let mut confirms = VecDeque::with_capacity(WINDOW as usize);
         let mut sent = 0_u32;
         while let Some(body) = next_chunk(&mut file)? {
             wait_for_credit(&mut acknowledged, sent).await?;
             let mut message = Message::to_queue(&replica.request.queue, "snapshot.chunk", body);
             message.persistent = false;
-            let mut publish = Box::pin(self.publisher.publish(message));
-            // The first poll hands the chunk over, in order; its confirm is awaited with the others.
-            match futures_util::poll!(publish.as_mut()) {
-                std::task::Poll::Ready(confirmed) => confirmed.context("chunk not confirmed")?,
-                std::task::Poll::Pending => confirms.push(publish),
-            }
+            let handed_over = self.publisher.hand_over(message).await;
+            confirms.push_back(handed_over.context("chunk not sent")?);
             sent += 1;
-            while confirms.len() >= WINDOW as usize {
-                if let Some(confirmed) = confirms.next().await {
-                    confirmed.context("chunk not confirmed")?;
-                }
+            if confirms.len() >= WINDOW as usize
+                && let Some(confirm) = confirms.pop_front()
+            {
+                confirm.confirmed().await.context("chunk not confirmed")?;
             }
         }
-        while let Some(confirmed) = confirms.next().await {
-            confirmed.context("chunk not confirmed")?;
+        for confirm in confirms {
+            confirm.confirmed().await.context("chunk not confirmed")?;
         }
         Ok(())
     }
@@ -280,6 +282,26 @@ async fn wait_for_credit(acknowledged: &mut watch::Receiver<u32>, sent: u32) -> 
     .context("the replica acknowledges no chunks")?
     .context("the credit table is gone")?;
     Ok(())
+}
+
+/// Reads from the start, without moving the position that the readers of a round would share.
+struct SpoolReader<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl<'a> SpoolReader<'a> {
+    fn new(file: &'a File) -> Self {
+        Self { file, offset: 0 }
+    }
+}
+
+impl Read for SpoolReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.file.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
 }
 
 fn next_chunk(file: &mut impl Read) -> anyhow::Result<Option<Vec<u8>>> {
@@ -300,10 +322,10 @@ mod tests {
 
     #[test]
     fn a_spool_gives_back_every_user_in_chunks_numbered_from_zero() {
-        let file = NamedTempFile::new().expect("temporary file");
+        let file = tempfile::tempfile().expect("temporary file");
         let snapshot_id = Uuid::now_v7();
         let mut writer = SpoolWriter {
-            file: BufWriter::new(file.reopen().expect("reopen")),
+            file: BufWriter::new(file.try_clone().expect("clone")),
             snapshot_id,
             index: 0,
             as_of: Position::default(),
@@ -330,7 +352,7 @@ mod tests {
                 .expect("push");
         }
         writer.finish().expect("finish");
-        let mut reader = BufReader::new(file.reopen().expect("reopen"));
+        let mut reader = BufReader::new(SpoolReader::new(&file));
         let (mut ids, mut index) = (Vec::new(), 0);
         while let Some(body) = next_chunk(&mut reader).expect("chunk") {
             let Ok(Some(ConfigEvent::SnapshotChunk(chunk))) =

@@ -24,6 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const HEARTBEAT: u16 = 10;
 /// The longest pause between two tries.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// Longest wait for the declarations on a new connection.
+const SET_UP_TIMEOUT: Duration = Duration::from_secs(15);
 /// A session that lived this long starts the back-off anew.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
@@ -194,6 +196,14 @@ impl Connector {
             }
         }
     }
+}
+
+/// Runs what sets a session up, under a limit: heartbeats keep a connection alive whose declarations never answer (a
+/// quorum queue without a majority).
+pub async fn set_up<T>(steps: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::time::timeout(SET_UP_TIMEOUT, steps)
+        .await
+        .context("the broker does not answer the set-up")?
 }
 
 fn new_backoff() -> impl Iterator<Item = Duration> {

@@ -9,8 +9,8 @@ mod headers;
 mod publisher;
 mod topology;
 
-pub use connector::{ConnectionState, Connector, SessionError};
+pub use connector::{ConnectionState, Connector, SessionError, set_up};
 pub use dead_letter::dead_letter;
 pub use headers::{delivery_trace, event_type, header_text};
-pub use publisher::{Message, PublishError, Publisher};
+pub use publisher::{Confirm, Message, PublishError, Publisher};
 pub use topology::{bind, declare_exchange, declare_queue};

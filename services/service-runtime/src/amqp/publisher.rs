@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Event};
 use parking_lot::RwLock;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wire_contract::{CONTENT_TYPE_JSON, HEADER_TRACEPARENT, HEADER_TRACESTATE};
@@ -26,6 +28,10 @@ use crate::trace::TraceContext;
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages handed over but not yet on the channel.
 const BACKLOG: usize = 4096;
+/// Messages on the channel and not confirmed.
+const MAX_IN_FLIGHT: usize = 4096;
+/// At shutdown, how long confirms are still waited for.
+const LAST_CONFIRMS: Duration = Duration::from_secs(2);
 
 /// A message to publish.
 #[derive(Debug, Clone)]
@@ -131,6 +137,23 @@ struct Job {
     reply: oneshot::Sender<Result<(), PublishError>>,
 }
 
+/// A message that was handed over and is not confirmed yet.
+#[derive(Debug)]
+pub struct Confirm {
+    answer: oneshot::Receiver<Result<(), PublishError>>,
+    deadline: Instant,
+}
+
+impl Confirm {
+    /// Waits for the broker.
+    pub async fn confirmed(self) -> Result<(), PublishError> {
+        match tokio::time::timeout_at(self.deadline, self.answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(PublishError::Unconfirmed),
+        }
+    }
+}
+
 /// Hands messages to the task that publishes them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Publisher {
@@ -165,17 +188,23 @@ impl Publisher {
 
     /// Publishes and waits for the broker's confirm.
     ///
-    /// Messages reach the broker in the order in which the futures of this function were first polled.
+    /// Of several at a time the order is open: to keep one, see [`Self::hand_over`].
     pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        self.hand_over(message).await?.confirmed().await
+    }
+
+    /// Hands a message over; the broker's confirm is awaited with the result. Messages reach the broker in the order in
+    /// which they were handed over, one after the other.
+    ///
+    /// # Errors
+    /// When it could not be handed over, and so was not sent.
+    pub async fn hand_over(&self, message: Message) -> Result<Confirm, PublishError> {
+        let deadline = Instant::now() + CONFIRM_TIMEOUT;
         let (reply, answer) = oneshot::channel();
-        let answered = tokio::time::timeout(CONFIRM_TIMEOUT, async {
-            self.jobs
-                .send(Job { message, reply })
-                .await
-                .map_err(|_| PublishError::NotConnected)?;
-            answer.await.unwrap_or(Err(PublishError::Unconfirmed))
-        });
-        answered.await.unwrap_or(Err(PublishError::Unconfirmed))
+        match tokio::time::timeout_at(deadline, self.jobs.send(Job { message, reply })).await {
+            Ok(Ok(())) => Ok(Confirm { answer, deadline }),
+            Ok(Err(_)) | Err(_) => Err(PublishError::NotConnected),
+        }
     }
 
     /// The state of the connection.
@@ -202,11 +231,15 @@ where
     let supervised = connector.supervise(purpose, &state, &shutdown, |connection| {
         let (jobs, connected, set_up, shutdown) = (&jobs, &connected, &set_up, &shutdown);
         async move {
-            let channel = connection.create_channel().await?;
-            set_up(channel.clone()).await?;
-            channel
-                .confirm_select(ConfirmSelectOptions::default())
-                .await?;
+            let prepare = async {
+                let channel = connection.create_channel().await?;
+                set_up(channel.clone()).await?;
+                channel
+                    .confirm_select(ConfirmSelectOptions::default())
+                    .await?;
+                anyhow::Ok(channel)
+            };
+            let channel = super::connector::set_up(prepare).await?;
             connected.send_replace(true);
             let ended = session(&connection, &channel, &mut *jobs.lock().await, shutdown).await;
             connected.send_replace(false);
@@ -266,23 +299,33 @@ async fn session(
 ) -> Result<(), SessionError> {
     let mut events = std::pin::pin!(connection.events_listener());
     let mut in_flight = FuturesUnordered::new();
+    let mut returned = HashSet::new();
     let mut stopping = false;
+    let last_confirms = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(LAST_CONFIRMS).await;
+    };
+    let mut last_confirms = std::pin::pin!(last_confirms);
     loop {
         if stopping && in_flight.is_empty() {
             return Ok(());
         }
         tokio::select! {
             () = shutdown.cancelled(), if !stopping => stopping = true,
+            () = &mut last_confirms => return Ok(()),
             event = events.next() => if let Some(Event::Error(error)) = event {
                 // Dropping what is in flight answers its callers with `Unconfirmed`.
                 return Err(error.into());
             },
-            job = jobs.recv(), if !stopping => match job {
+            // A broker that blocks publishers (an alarm) must not make the backlog grow here: callers wait, then give up.
+            job = jobs.recv(), if !stopping && in_flight.len() < MAX_IN_FLIGHT => match job {
+                // Its caller has given up, and said so: sending it now would be a surprise.
+                Some(job) if job.reply.is_closed() => {}
                 Some(job) => {
                     let mut publish = Box::pin(publish_one(channel.clone(), job));
                     // The first poll puts the frames on the channel: here, so that order is kept.
                     match futures_util::poll!(publish.as_mut()) {
-                        Poll::Ready(settled) => settle(vec![settled])?,
+                        Poll::Ready(settled) => settle(vec![settled], &mut returned)?,
                         Poll::Pending => in_flight.push(publish),
                     }
                 }
@@ -293,7 +336,7 @@ async fn session(
                 while let Some(Some(next)) = in_flight.next().now_or_never() {
                     batch.push(next);
                 }
-                settle(batch)?;
+                settle(batch, &mut returned)?;
             }
         }
     }
@@ -329,22 +372,24 @@ async fn publish_one(channel: Channel, job: Job) -> Settled {
 ///
 /// lapin hands a returned message to whichever confirm it resolves next, which may be another message's.
 /// A return is on the wire before its message's own ack, so by the time that ack is settled the return is in
-/// the same batch or in an earlier one; it is matched by `message_id`.
-fn settle(batch: Vec<Settled>) -> Result<(), SessionError> {
-    let mut returned = HashSet::new();
+/// the same batch or in an earlier one: `returned` keeps those until their message is settled.
+fn settle(batch: Vec<Settled>, returned: &mut HashSet<String>) -> Result<(), SessionError> {
     let mut failure = None;
     let mut answers = Vec::with_capacity(batch.len());
     for settled in batch {
         let answer = match settled.confirmation {
             Ok(Confirmation::Ack(None)) => Ok(()),
             Ok(Confirmation::Ack(Some(message))) => {
-                if let Some(id) = message.properties.message_id() {
-                    returned.insert(id.to_string());
-                }
+                note_return(&message, returned);
                 // Its own return may still be on its way to another confirm.
                 Err(PublishError::Unconfirmed)
             }
-            Ok(Confirmation::Nack(_)) => Err(PublishError::Refused),
+            Ok(Confirmation::Nack(message)) => {
+                if let Some(message) = message {
+                    note_return(&message, returned);
+                }
+                Err(PublishError::Refused)
+            }
             Ok(Confirmation::NotRequested) => Err(PublishError::Unconfirmed),
             Err(error) => {
                 failure = Some(error);
@@ -354,7 +399,7 @@ fn settle(batch: Vec<Settled>) -> Result<(), SessionError> {
         answers.push((settled.message_id, settled.reply, answer));
     }
     for (message_id, reply, answer) in answers {
-        let answer = if returned.contains(&message_id.to_string()) {
+        let answer = if returned.remove(&message_id.to_string()) {
             Err(PublishError::Unroutable)
         } else {
             answer
@@ -365,11 +410,66 @@ fn settle(batch: Vec<Settled>) -> Result<(), SessionError> {
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
+fn note_return(message: &BasicReturnMessage, returned: &mut HashSet<String>) {
+    if let Some(id) = message.properties.message_id() {
+        returned.insert(id.to_string());
+    }
+}
+
 /// Says goodbye; the connection is of no use any more, so an error is only worth a debug line.
 async fn close(connection: &Connection) {
     let closed =
         tokio::time::timeout(Duration::from_secs(1), connection.close(200, "bye".into())).await;
     if !matches!(closed, Ok(Ok(()))) {
         tracing::debug!("the connection was not closed in order");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled(
+        message_id: Uuid,
+        confirmation: lapin::Result<Confirmation>,
+    ) -> (Settled, oneshot::Receiver<Result<(), PublishError>>) {
+        let (reply, answer) = oneshot::channel();
+        let settled = Settled {
+            message_id,
+            reply,
+            confirmation,
+        };
+        (settled, answer)
+    }
+
+    #[test]
+    fn a_return_that_came_with_an_earlier_confirm_is_remembered_for_its_own_message() {
+        let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
+        let mut returned = HashSet::new();
+        // What an earlier batch learned from another message's confirm.
+        returned.insert(second.to_string());
+        let (one, mut first_answer) = settled(first, Ok(Confirmation::Ack(None)));
+        assert!(settle(vec![one], &mut returned).is_ok());
+        assert_eq!(first_answer.try_recv().unwrap(), Ok(()));
+        let (two, mut second_answer) = settled(second, Ok(Confirmation::Ack(None)));
+        assert!(settle(vec![two], &mut returned).is_ok());
+        assert_eq!(
+            second_answer.try_recv().unwrap(),
+            Err(PublishError::Unroutable)
+        );
+        assert!(returned.is_empty());
+    }
+
+    #[test]
+    fn only_a_plain_ack_is_success() {
+        for (confirmation, expected) in [
+            (Confirmation::Ack(None), Ok(())),
+            (Confirmation::Nack(None), Err(PublishError::Refused)),
+            (Confirmation::NotRequested, Err(PublishError::Unconfirmed)),
+        ] {
+            let (one, mut answer) = settled(Uuid::now_v7(), Ok(confirmation));
+            assert!(settle(vec![one], &mut HashSet::new()).is_ok());
+            assert_eq!(answer.try_recv().unwrap(), expected);
+        }
     }
 }

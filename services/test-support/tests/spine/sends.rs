@@ -7,9 +7,11 @@ use std::thread;
 
 use serde_json::json;
 use test_support::TestServers;
+
+use crate::relay_for_b;
 use test_support::app::{App, DEADLINE, Setup, Verdict};
-use test_support::eventually;
 use test_support::servers::{RabbitMq, RabbitMqOptions};
+use test_support::{Link, eventually};
 
 const SENDS: usize = 20_000;
 const CLIENTS: usize = 32;
@@ -39,6 +41,49 @@ fn an_sms_is_stored_with_the_callers_user_id_and_handed_to_the_provider() {
             });
         }
     }
+}
+
+#[test]
+fn an_sms_whose_user_is_gone_or_inactive_by_then_is_rejected_with_the_reason() {
+    let (mut setup, guards) = Setup::shared();
+    let link = relay_for_b(&mut setup);
+    let mut app = App::new(setup, Some(guards));
+    app.start_all(1);
+    let (inactive, deleted) = (app.create_user("inactive"), app.create_user("deleted"));
+    app.everywhere(&deleted.key, Verdict::Accepted);
+
+    // Server B is cut off: the replica lets in what its cache allows, the changes are not published.
+    link.set_link(Link::Silent);
+    let _ = app.sql(&format!(
+        "UPDATE users SET is_active = false WHERE user_id = {}",
+        inactive.id
+    ));
+    let _ = app.sql(&format!("DELETE FROM users WHERE user_id = {}", deleted.id));
+    for user in [&inactive, &deleted] {
+        let answer = app.send(&app.replicas[0], &user.key).expect("A answers");
+        assert_eq!(answer.status, 202, "{}", answer.text);
+    }
+    link.set_link(Link::Down);
+    link.set_link(Link::Up);
+    for (user, code) in [(&inactive, "user_inactive"), (&deleted, "user_deleted")] {
+        let query = format!(
+            "SELECT status || ' ' || error_code || ' ' || coalesce(provider, 'none')
+             FROM sms_messages WHERE user_id = {}",
+            user.id
+        );
+        eventually(DEADLINE, "the SMS to be rejected", || {
+            let row = app.sql(&query);
+            anyhow::ensure!(row == format!("rejected {code} none"), "{row}");
+            Ok(())
+        });
+    }
+    let b = app.server_b.as_ref().expect("server B runs");
+    let late = b.metric(
+        app.http(),
+        "identity_sms_admitted_after_revocation_total",
+        "",
+    );
+    assert!((late - 1.0).abs() < f64::EPSILON, "{late}");
 }
 
 #[test]
@@ -134,6 +179,7 @@ fn every_202_is_found_in_server_b_exactly_once_though_the_broker_is_killed() {
         accepted.len()
     );
     assert!(refused > 0, "the fault must hit while SMS are sent");
+    assert!(accepted.len() > SENDS / 4, "most are accepted all the same");
     eventually(DEADLINE, "every accepted SMS in server B", || {
         // message_id is the primary key: what is there is there once.
         let stored = app.sql("SELECT message_id FROM sms_messages");
@@ -144,5 +190,8 @@ fn every_202_is_found_in_server_b_exactly_once_though_the_broker_is_killed() {
             .count();
         anyhow::ensure!(missing == 0, "{missing} of {} are missing", accepted.len());
         Ok(())
+    });
+    eventually(DEADLINE, "every SMS handed to the provider", || {
+        app.sql("SELECT count(*) FROM sms_messages WHERE status <> 'sent'") == "0"
     });
 }

@@ -56,6 +56,7 @@ fn a_change_made_in_psql_reaches_every_replica() {
     // SQL may expire keys.
     let _ = app.sql("UPDATE api_keys SET expires_at = now()");
     app.everywhere(&second.key, Verdict::Unknown);
+    app.assert_no_faults();
 }
 
 #[test]
@@ -88,10 +89,50 @@ fn users_imported_from_csv_reach_every_replica() {
         app.everywhere(&format!("imported-key-{number:05}"), Verdict::Accepted);
     }
     for replica in &app.replicas {
-        eventually(DEADLINE, "all users in the cache", || {
-            replica.status(app.http())["users"] == 2_500
+        eventually(DEADLINE, "all users in the cache, proven", || {
+            let status = replica.status(app.http());
+            status["users"] == 2_500 && status["proven"] == true
+        });
+        let snapshots = replica.metric(app.http(), "identity_snapshots_total", "");
+        assert!(
+            (snapshots - 1.0).abs() < 0.5,
+            "by events alone, not by {snapshots} snapshots"
+        );
+    }
+    app.assert_no_faults();
+}
+
+#[test]
+fn many_changes_in_one_transaction_arrive_in_their_order() {
+    let app = App::start();
+    let _ =
+        app.sql("INSERT INTO users (username) SELECT 'user-' || i FROM generate_series(1, 3000) i");
+    let _ = app.sql("UPDATE users SET daily_quota = daily_quota + 1");
+    let _ = app.sql("DELETE FROM users WHERE user_id % 2 = 0");
+    for replica in &app.replicas {
+        eventually(DEADLINE, "all changes in the cache, proven", || {
+            let status = replica.status(app.http());
+            status["users"] == 1_500 && status["proven"] == true
         });
     }
+    app.assert_no_faults();
+}
+
+#[test]
+fn what_could_not_be_written_on_the_wire_is_refused_by_the_database() {
+    let app = App::start();
+    let user = app.create_user("alice");
+    for date in ["10000-01-01", "infinity", "0500-01-01 BC"] {
+        let refused = app.try_sql(&format!("UPDATE api_keys SET expires_at = '{date}'"));
+        assert!(refused.is_err(), "{date}");
+    }
+    assert!(app.try_sql("TRUNCATE users CASCADE").is_err());
+    assert!(
+        app.try_sql("UPDATE users SET user_id = user_id + 1")
+            .is_err()
+    );
+    app.everywhere(&user.key, Verdict::Accepted);
+    app.assert_no_faults();
 }
 
 #[test]
