@@ -2,6 +2,10 @@
 
 /// What may happen in a run, and how often. A count of 0 means never.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fault that is there or not"
+)]
 pub struct Bounds {
     /// Users that exist at the beginning, each with a key of its own, numbered and published.
     pub users_before: u8,

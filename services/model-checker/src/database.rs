@@ -82,8 +82,10 @@ pub struct Database {
     /// The last batch was full: the backlog goes on, and a key may be with two users in the middle of it.
     pub in_backlog: bool,
     /// What was before the oldest row that has a number; kept only where [`Rule::NumbersAreKept`] is taken away.
-    before: Option<Box<(Relay, Table, BTreeMap<User, Position>)>>,
+    before: Option<Box<Before>>,
 }
+
+type Before = (Relay, Table, BTreeMap<User, Position>);
 
 /// The relay's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -151,6 +153,7 @@ impl Database {
     }
 
     /// `to` is the user's key afterwards; `None` deletes the user.
+    #[expect(clippy::option_option, reason = "no user and no key are two things")]
     fn change(&mut self, transaction: i64, user: User, to: Option<Option<Key>>) {
         self.drawn += 1;
         let version = self.drawn;
@@ -217,6 +220,9 @@ impl Database {
     }
 
     /// Numbers a batch, by the relay's own decision.
+    ///
+    /// # Panics
+    /// Never: the model's images are whole.
     pub fn number(&mut self, limit: usize, without: Option<Rule>) -> Vec<Change> {
         if without == Some(Rule::NumbersAreKept) && self.with_numbers().is_empty() {
             let before = (self.relay, self.numbered.clone(), self.last.clone());

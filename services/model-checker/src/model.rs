@@ -202,12 +202,10 @@ impl State {
     /// A snapshot that the replica waits for and nobody sends.
     #[must_use]
     pub fn dead_source(&self) -> Option<u8> {
-        let syncing = self.replica.cache.syncing().map(|sync| sync.sync_id);
         self.replica
             .cache
-            .snapshots_under_way()
-            .map(|(id, _)| id)
-            .chain(syncing)
+            .under_way()
+            .map(|source| source.id)
             .filter_map(number_of)
             .find(|id| {
                 self.sources.iter().all(|source| source.id != *id) && !self.interrupted.contains(id)
@@ -499,8 +497,12 @@ impl System {
             actions.push(Action::Abandon(id));
         }
         if state.left.impatience > 0 {
-            let live = state.replica.cache.snapshots_under_way();
-            actions.extend(live.filter_map(|(id, _)| Some(Action::Abandon(number_of(id)?))));
+            let live = state
+                .replica
+                .cache
+                .under_way()
+                .filter(|source| source.snapshot);
+            actions.extend(live.filter_map(|source| Some(Action::Abandon(number_of(source.id)?))));
         }
         if state.ahead(self.0.without).is_some() {
             actions.push(Action::Report);

@@ -146,9 +146,8 @@ impl System {
         match action {
             Action::Elect => self.elect(state),
             Action::Crash(index) => {
-                if !state.leaders.remove(index).zombie {
-                    state.left.crashes -= 1;
-                }
+                let leader = state.leaders.remove(index);
+                state.left.crashes -= u8::from(!leader.zombie);
             }
             Action::LoseLock(index) => {
                 state.leaders[index].zombie = true;

@@ -104,7 +104,7 @@ impl Replica {
     /// Whether it knows of a source under way.
     #[must_use]
     pub fn has_sources(&self) -> bool {
-        self.cache.snapshots_under_way().next().is_some() || self.cache.syncing().is_some()
+        self.cache.under_way().next().is_some()
     }
 
     /// Whether every look-up answers as `table` would.
@@ -199,9 +199,8 @@ fn sort_item(text: &str, at: &mut usize, out: &mut String) -> bool {
     while let Some(&byte) = bytes.get(*at) {
         match byte {
             b'{' | b'[' | b'(' => depth += 1,
-            b'}' if depth == 0 => break,
+            b'}' | b',' if depth == 0 => break,
             b'}' | b']' | b')' => depth -= 1,
-            b',' if depth == 0 => break,
             _ => {}
         }
         *at += 1;

@@ -41,7 +41,7 @@ enum Stage {
 impl System {
     pub(crate) fn source_actions(&self, state: &State, actions: &mut Vec<Action>) {
         let fates = self.fates(state);
-        if state.replica.subscribed && self.may_start(state) {
+        if state.replica.subscribed && Self::may_start(state) {
             actions.extend(fates.iter().map(|fate| Action::StartSnapshot(*fate)));
         }
         if state.left.syncs > 0 {
@@ -62,7 +62,7 @@ impl System {
     }
 
     /// A snapshot is begun when the replica needs one and none is on its way there, or by a repeated request.
-    fn may_start(&self, state: &State) -> bool {
+    fn may_start(state: &State) -> bool {
         let queue = Some(state.replica.queue);
         let under_way = state.sources.iter().any(|source| source.queue == queue);
         state.left.extra_snapshots > 0 || (state.replica.cache.wanted().is_some() && !under_way)
@@ -157,15 +157,17 @@ impl System {
 
     fn read(&self, state: &mut State, index: usize) {
         let apart = self.0.without == Some(Rule::OneTransactionRead);
-        let position = (!apart).then_some(state.position());
-        let rows = state.database.table.iter();
-        let stage = Stage::Read {
-            position,
-            rows: rows.map(|(user, row)| (*user, *row)).collect(),
-            visible: state.database.visible(),
+        let database = &state.database;
+        state.sources[index].stage = Stage::Read {
+            position: (!apart).then_some(database.relay.position),
+            rows: database
+                .table
+                .iter()
+                .map(|(user, row)| (*user, *row))
+                .collect(),
+            visible: database.visible(),
             sent: 0,
         };
-        state.sources[index].stage = stage;
     }
 
     fn send_row(&self, state: &mut State, index: usize, fate: Fate) {
@@ -206,9 +208,8 @@ impl System {
     }
 
     fn pretend_start(&self, state: &mut State, id: u8, queue: Option<u8>) {
-        let known = state.replica.cache.snapshots_under_way().map(|(id, _)| id);
-        let syncing = state.replica.cache.syncing().map(|sync| sync.sync_id);
-        if !known.chain(syncing).any(|known| known == source_id(id)) {
+        let mut known = state.replica.cache.under_way();
+        if known.all(|source| source.id != source_id(id)) {
             self.send(state, queue, started(id, queue), Fate::Arrives);
         }
     }

@@ -7,14 +7,9 @@ use model_checker::Bounds;
 use server_a::cache::Rule;
 use support::{synced, without};
 
-fn inside(rule: Rule, bounds: Bounds) {
-    without(
-        &format!("{rule:?}"),
-        Bounds {
-            cache_without: Some(rule),
-            ..bounds
-        },
-    );
+fn inside(rule: Rule, mut bounds: Bounds) {
+    bounds.cache_without = Some(rule);
+    without(&format!("{rule:?}"), bounds);
 }
 
 macro_rules! rule {
@@ -131,3 +126,13 @@ rule!(
     }
 );
 rule!(a_bookmark_ahead_is_a_gap, BookmarkAheadIsGap, overflowing());
+rule!(
+    digests_that_differ_ask_for_a_snapshot,
+    MismatchAsks,
+    Bounds {
+        restores: 1,
+        silent_restore: true,
+        bookmarks: 0,
+        ..synced()
+    }
+);

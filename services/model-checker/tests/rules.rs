@@ -5,14 +5,9 @@ mod support;
 use model_checker::{Bounds, Rule};
 use support::{synced, without};
 
-fn around(rule: Rule, bounds: Bounds) {
-    without(
-        &format!("{rule:?}"),
-        Bounds {
-            without: Some(rule),
-            ..bounds
-        },
-    );
+fn around(rule: Rule, mut bounds: Bounds) {
+    bounds.without = Some(rule);
+    without(&format!("{rule:?}"), bounds);
 }
 
 #[test]

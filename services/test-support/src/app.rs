@@ -345,7 +345,7 @@ impl App {
                 );
             }
         }
-        for b in &self.server_b {
+        if let Some(b) = &self.server_b {
             let count = b.metric(&self.http, "identity_relay_republished_total", "");
             assert!(count < 0.5, "{count} events republished");
         }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::Value;
@@ -151,10 +151,15 @@ impl ServiceProcess {
     /// `{"fields": {"message": "listening", "server": …, "address": …}}`.
     pub fn wait_for_address(&self, server: &str, deadline: Duration) -> Result<SocketAddr> {
         let what = format!("{} to tell the address of its {server} server", self.name);
+        let mut ended_at = None;
         let address = try_eventually(deadline, &what, || {
+            // A service that has ended will not tell any more: no need to wait on, once all it wrote is read.
+            let ended = self.process.exit_status()?.is_some() && {
+                let since = *ended_at.get_or_insert_with(Instant::now);
+                self.readers.iter().all(JoinHandle::is_finished)
+                    || since.elapsed() > OUTPUT_DEADLINE
+            };
             let address = listening_address(&self.output(), server);
-            // A service that has ended will not tell any more: no need to wait on.
-            let ended = address.is_none() && self.process.exit_status()?.is_some();
             if address.is_some() || ended {
                 Ok(address)
             } else {

@@ -199,11 +199,12 @@ impl Shared {
             }
             match read {
                 Ok(length) if length > 0 => {
+                    // Before the peer has them: who has received something may look at once.
+                    count.fetch_add(length as u64, Ordering::Relaxed);
                     if to.write_all(&buffer[..length]).is_err() {
                         let _ = from.shutdown(Shutdown::Read);
                         return;
                     }
-                    count.fetch_add(length as u64, Ordering::Relaxed);
                 }
                 Ok(_) => {
                     let _ = to.shutdown(Shutdown::Write);

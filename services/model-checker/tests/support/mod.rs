@@ -1,5 +1,4 @@
 //! Runs that do without a rule.
-#![allow(dead_code, reason = "not every test binary uses all of it")]
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,7 @@ pub fn without(rule: &str, bounds: Bounds) {
         .checker()
         .threads(2)
         .finish_when(HasDiscoveries::AnyOf(vital.clone()))
-        .timeout(Duration::from_secs(60))
+        .timeout(Duration::from_mins(1))
         .spawn_bfs()
         .join();
     let found = checker

@@ -182,6 +182,8 @@ impl UserCache {
     pub fn subscribed(&self) {
         self.shared.state.write().subscribed();
         self.link_stands();
+        // What was proven was proven of the former subscription.
+        self.shared.subscription.write().proven = None;
     }
 
     /// The connection is gone: the moment at which it was last known to stand counts as the moment it broke.
