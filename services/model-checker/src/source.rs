@@ -208,8 +208,13 @@ impl System {
     }
 
     fn pretend_start(&self, state: &mut State, id: u8, queue: Option<u8>) {
-        let mut known = state.replica.cache.under_way();
-        if known.all(|source| source.id != source_id(id)) {
+        let own = source_id(id);
+        if state
+            .replica
+            .cache
+            .under_way()
+            .all(|source| source.id != own)
+        {
             self.send(state, queue, started(id, queue), Fate::Arrives);
         }
     }

@@ -153,7 +153,11 @@ async fn store(pool: &PgPool, reports: &[ReplicaReport]) -> anyhow::Result<()> {
 
 /// A report from the future of this database is the proof that an older state was restored.
 async fn notice_restore(pool: &PgPool, reports: &[ReplicaReport]) -> anyhow::Result<()> {
-    let Some(ahead) = reports.iter().map(|report| report.applied).max() else {
+    let Some(ahead) = reports
+        .iter()
+        .map(|report| report.seen.max(report.applied))
+        .max()
+    else {
         return Ok(());
     };
     let epoch = numbering::leave_epoch(pool, ahead)

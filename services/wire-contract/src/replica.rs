@@ -68,6 +68,9 @@ pub struct ReplicaReport {
     pub ready: bool,
     /// Everything up to here is applied.
     pub applied: Position,
+    /// The last position it has seen; ahead of `applied` while a snapshot is needed.
+    #[serde(default)]
+    pub seen: Position,
     /// The last position at which its digest equalled the database's.
     pub proven: Option<Position>,
     /// Users in its cache.

@@ -191,6 +191,7 @@ fn full_syncs_and_reports_are_pinned() {
             number: 17,
             ready: true,
             applied: AT,
+            seen: AT,
             proven: Some(AT),
             users: 1,
             syncing: Some(SyncProgress {

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 use wire_contract::{Admission, ConfigEvent, KeyDigest, Position, SnapshotCredit, UserId};
 
+#[cfg(feature = "model")]
+pub use state::Rule;
 pub use state::{CacheState, Effect, SourceProgress};
 
 /// A cached user (requirement 2.1).

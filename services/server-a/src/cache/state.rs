@@ -8,6 +8,7 @@
 //! - at a source's end, if its count and digest add up, entries are swept that nothing touched since it
 //!   started, or that are only known from before the position it read: the events up to that position
 //!   count as seen from then on, so a delete among them will not come
+//! - a row that was read before a source that has completed meanwhile counts, but is not news
 //! - tombstones live until every source has ended
 
 use std::collections::HashMap;
@@ -70,6 +71,8 @@ struct Source {
     started: u64,
     rows: u64,
     digest: UserSetDigest,
+    /// Position up to which another source, completed meanwhile, has told everything.
+    overtaken: Option<Position>,
     /// Chunks seen and where credit goes; a full sync has none.
     chunks: Option<ChunkState>,
 }
@@ -120,6 +123,43 @@ pub enum Effect {
     Gap,
 }
 
+/// A rule of the merge. Only the model checker can take one away, to see that it is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Of stream events the higher (epoch, version) wins.
+    HigherVersionWins,
+    /// A number that was seen is not taken again.
+    NumbersOnce,
+    /// A row is compared with what touched its entry since its source started.
+    TouchedEntriesAreCompared,
+    /// A row replaces an entry that nothing touched, as it is.
+    UntouchedEntriesAreReplaced,
+    /// A row that was read before a completed source is not news.
+    OldReadsAreNotNews,
+    /// A completed source sweeps what nothing touched.
+    Sweep,
+    /// It sweeps what is known only from before its position, too.
+    SweepByPosition,
+    /// Deletes leave tombstones while a source is under way.
+    Tombstones,
+    /// A key goes to the newer claim.
+    KeysFollowVersions,
+    /// A key that its holder has lost is found no more.
+    KeysAreReleased,
+    /// After a gap only a source that started later settles the position.
+    SourceAfterGap,
+    /// A source settles the position only if the stream seen since joins it.
+    StreamJoinsSource,
+    /// Nothing is proven while a source is under way.
+    NoProofUnderWay,
+    /// Nothing is compared while a snapshot is needed.
+    NoProofInNeed,
+    /// Digests that differ ask for a snapshot.
+    MismatchAsks,
+    /// A bookmark ahead of the stream is a gap.
+    BookmarkAheadIsGap,
+}
+
 /// See the module's documentation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CacheState {
@@ -143,6 +183,8 @@ pub struct CacheState {
     need: Option<(SnapshotCause, u64)>,
     /// A source has completed at least once in the life of the process.
     complete: bool,
+    #[cfg(feature = "model")]
+    without: Option<Rule>,
 }
 
 impl CacheState {
@@ -150,6 +192,28 @@ impl CacheState {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same without one of its rules.
+    #[cfg(feature = "model")]
+    #[must_use]
+    pub fn without(mut self, rule: Rule) -> Self {
+        self.without = Some(rule);
+        self
+    }
+
+    #[cfg(feature = "model")]
+    fn has(&self, rule: Rule) -> bool {
+        self.without != Some(rule)
+    }
+
+    #[cfg(not(feature = "model"))]
+    #[expect(
+        clippy::unused_self,
+        reason = "only the model checker can take a rule away"
+    )]
+    const fn has(&self, _: Rule) -> bool {
+        true
     }
 
     /// A fresh queue is bound: anything may have been missed before it. The users stay, unproven.
@@ -164,14 +228,13 @@ impl CacheState {
         self.need = Some((SnapshotCause::Connected, self.clock));
     }
 
-    /// Gives up a source that stays silent. A snapshot was asked for, so another is needed; a full sync was not.
+    /// Gives up a source that stays silent. Its rows may be ahead of the stream; from where on the cache can be
+    /// compared again, only a snapshot tells.
     pub fn abandon(&mut self, id: Uuid) {
         if let Some(index) = self.source(id) {
-            let source = self.sources.remove(index);
+            self.sources.remove(index);
             self.purge_tombstones();
-            if source.chunks.is_some() {
-                self.ask(SnapshotCause::Failed);
-            }
+            self.ask(SnapshotCause::Failed);
         }
     }
 
@@ -250,7 +313,8 @@ impl CacheState {
         user: Option<User>,
         effect: Effect,
     ) -> Effect {
-        if let Some(entry) = self.users.get_mut(&id)
+        if self.has(Rule::HigherVersionWins)
+            && let Some(entry) = self.users.get_mut(&id)
             && entry.rank >= rank
         {
             entry.confirm(rank.0, as_of, self.clock);
@@ -273,7 +337,7 @@ impl CacheState {
         if position.epoch < seen.epoch {
             return Effect::OldEpoch;
         }
-        if position <= seen {
+        if position <= seen && self.has(Rule::NumbersOnce) {
             return Effect::Duplicate;
         }
         self.seen = Some(position);
@@ -317,6 +381,7 @@ impl CacheState {
             started: self.clock,
             rows: 0,
             digest: UserSetDigest::default(),
+            overtaken: None,
             chunks,
         });
         Effect::Applied
@@ -350,10 +415,19 @@ impl CacheState {
         let source = &mut self.sources[index];
         source.rows += 1;
         source.digest += UserSetDigest::of_user(user);
-        let started = source.started;
+        let (started, overtaken) = (source.started, source.overtaken);
+        // A source that read later has completed: what this row tells of has changed, or gone, since.
+        if self.has(Rule::OldReadsAreNotNews) && overtaken.is_some_and(|read| as_of < read) {
+            return Effect::Stale;
+        }
         let rank = (as_of.epoch, user.version);
+        let (compare, replace) = (
+            self.has(Rule::TouchedEntriesAreCompared),
+            self.has(Rule::UntouchedEntriesAreReplaced),
+        );
         if let Some(entry) = self.users.get_mut(&user.user_id)
-            && entry.touched > started
+            && (entry.touched > started || !replace)
+            && compare
             && (entry.rank, entry.as_of) >= (rank, as_of.sequence)
         {
             entry.confirm(as_of.epoch, as_of.sequence, self.clock);
@@ -377,7 +451,12 @@ impl CacheState {
             self.ask(SnapshotCause::Failed);
             return Effect::SourceBroken;
         }
-        self.sweep(source.started, end.position);
+        for other in &mut self.sources {
+            other.overtaken = other.overtaken.max(Some(end.position));
+        }
+        if self.has(Rule::Sweep) {
+            self.sweep(source.started, end.position);
+        }
         self.purge_tombstones();
         self.settle_position(&source, end);
         Effect::SourceCompleted
@@ -386,7 +465,9 @@ impl CacheState {
     /// After a source that started after the last gap, everything up to its position is applied, and
     /// everything that the stream carried since.
     fn settle_position(&mut self, source: &Source, end: &SnapshotCompleted) {
-        if self.need.is_some_and(|(_, since)| source.started <= since) {
+        if self.has(Rule::SourceAfterGap)
+            && self.need.is_some_and(|(_, since)| source.started <= since)
+        {
             return;
         }
         let joins_stream = self.first_seen.is_none_or(|first| {
@@ -394,7 +475,7 @@ impl CacheState {
                 || (first.epoch == end.position.epoch
                     && first.sequence <= end.position.sequence + 1)
         });
-        if !joins_stream {
+        if !joins_stream && self.has(Rule::StreamJoinsSource) {
             self.ask(SnapshotCause::Gap);
             return;
         }
@@ -414,13 +495,15 @@ impl CacheState {
     }
 
     fn sweep(&mut self, started: u64, position: Position) {
+        let by_position = self.has(Rule::SweepByPosition);
         let gone: Vec<UserId> = self
             .users
             .iter()
             .filter(|(_, entry)| {
                 entry.user.is_some()
                     && (entry.touched <= started
-                        || (entry.rank.0, entry.as_of) < (position.epoch, position.sequence))
+                        || by_position
+                            && (entry.rank.0, entry.as_of) < (position.epoch, position.sequence))
             })
             .map(|(id, _)| *id)
             .collect();
@@ -447,12 +530,15 @@ impl CacheState {
         }
         if let Some(seen) = self.seen
             && bookmark.position > seen
+            && self.has(Rule::BookmarkAheadIsGap)
         {
             self.seen = Some(bookmark.position);
             self.gap();
             return Effect::Gap;
         }
-        let comparable = self.sources.is_empty()
+        let comparable = (self.sources.is_empty() || !self.has(Rule::NoProofUnderWay))
+            // Rows of a source that was given up may be ahead of the stream.
+            && (self.need.is_none() || !self.has(Rule::NoProofInNeed))
             && self.applied == Some(bookmark.position)
             && self
                 .comparable_from
@@ -466,7 +552,7 @@ impl CacheState {
             return Effect::Proven;
         }
         self.proven = None;
-        if self.need.is_none() {
+        if self.need.is_none() && self.has(Rule::MismatchAsks) {
             self.ask(SnapshotCause::Mismatch);
         }
         Effect::Mismatch
@@ -491,7 +577,7 @@ impl CacheState {
         }
         let Some(user) = user else {
             // Only a source can still tell of the user; without one there is nothing to remember.
-            if !self.sources.is_empty() {
+            if !self.sources.is_empty() && self.has(Rule::Tombstones) {
                 self.tombstones += 1;
                 self.users.insert(
                     id,
@@ -529,7 +615,9 @@ impl CacheState {
         self.digest -= hash_of(id, old.rank, user);
         self.live -= 1;
         for (key, _) in &user.keys {
-            if self.keys.get(key).is_some_and(|slot| slot.user_id == id) {
+            if self.keys.get(key).is_some_and(|slot| slot.user_id == id)
+                && self.has(Rule::KeysAreReleased)
+            {
                 self.release(*key);
             }
         }
@@ -549,7 +637,7 @@ impl CacheState {
             let newer_holder = self.users.get(&slot.user_id).is_some_and(|holder| {
                 holder.rank > rank && source_started.is_none_or(|started| holder.touched > started)
             });
-            if newer_holder {
+            if newer_holder && self.has(Rule::KeysFollowVersions) {
                 return;
             }
             self.release(key);

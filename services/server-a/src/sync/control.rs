@@ -145,6 +145,7 @@ impl Control {
             number: self.reports.fetch_add(1, Ordering::Relaxed),
             ready,
             applied: state.applied().unwrap_or_default(),
+            seen: state.seen().unwrap_or_default(),
             proven,
             users: state.len(),
             syncing: state.syncing(),

@@ -152,6 +152,7 @@ impl Relay {
             last_bookmark: None,
             last_coalesce: Instant::now(),
             asleep: false,
+            in_backlog: false,
         };
         term.lead().await
     }
@@ -169,6 +170,9 @@ struct Term<'a> {
     last_bookmark: Option<Instant>,
     last_coalesce: Instant,
     asleep: bool,
+    /// The last batch was full: coalescing may have put a key's new holder before the change by which its old one lost
+    /// it, so digests agree only at the end of the backlog.
+    in_backlog: bool,
 }
 
 impl Term<'_> {
@@ -212,9 +216,11 @@ impl Term<'_> {
 
     async fn relay_batch(&mut self) -> anyhow::Result<Next> {
         let Some(batch) = numbering::number(&self.relay.pool, self.number, BATCH).await? else {
+            self.in_backlog = false;
             return Ok(Next::Idle);
         };
         self.asleep = false;
+        self.in_backlog = batch.is_full(BATCH);
         self.last_work = Instant::now();
         self.published = None;
         publish::publish(self.relay, &batch.rows).await?;
@@ -239,7 +245,7 @@ impl Term<'_> {
         anyhow::ensure!(state.term == self.number, Fenced { term: state.term });
         if state.sequence == published.sequence {
             *published = state;
-            publish::bookmark(self.relay, published).await?;
+            publish::bookmark(self.relay, published, self.in_backlog).await?;
         }
         Ok(())
     }

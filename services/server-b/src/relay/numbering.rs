@@ -62,6 +62,14 @@ pub struct Batch {
     pub state: RelayState,
 }
 
+impl Batch {
+    /// Whether rows may have been left for the next batch.
+    #[must_use]
+    pub fn is_full(&self, limit: i64) -> bool {
+        i64::try_from(self.rows.len() + self.superseded.len()).is_ok_and(|taken| taken >= limit)
+    }
+}
+
 /// Another leader has taken over.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("fenced: another relay leads in term {term}")]

@@ -74,8 +74,15 @@ fn message(relay: &Relay, row: &OutboxRow) -> anyhow::Result<Message> {
     Ok(message)
 }
 
+/// A digest version that no replica knows: unprovable, not wrong.
+const NOT_COMPARABLE: u16 = 0;
+
 /// Tells what the users amount to at `state`. Not confirmed is not an error: another follows.
-pub(super) async fn bookmark(relay: &Relay, state: &RelayState) -> anyhow::Result<()> {
+pub(super) async fn bookmark(
+    relay: &Relay,
+    state: &RelayState,
+    in_backlog: bool,
+) -> anyhow::Result<()> {
     let event = ConfigEvent::Bookmark(Bookmark {
         position: Position {
             epoch: state.epoch,
@@ -83,7 +90,11 @@ pub(super) async fn bookmark(relay: &Relay, state: &RelayState) -> anyhow::Resul
         },
         count: u64::try_from(state.user_count).unwrap_or(0),
         digest: state.digest,
-        digest_version: DIGEST_VERSION,
+        digest_version: if in_backlog {
+            NOT_COMPARABLE
+        } else {
+            DIGEST_VERSION
+        },
         audited_at: state.audited_at,
     });
     let message = Message::to_fanout(CONFIG_EVENTS_EXCHANGE, event.event_type(), event.encode());
