@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
+use backon::{BackoffBuilder, ExponentialBuilder};
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
@@ -153,6 +154,49 @@ impl AfterMigration {
     }
 }
 
+/// Why a batch was not stored. Either way no row of it was.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A row's content is at fault: it will be refused for ever. The code only: the database's text may quote the
+    /// content.
+    #[error("refused by the database: SQLSTATE {sqlstate}")]
+    Content {
+        /// Class 22 (data exception) or 23 (integrity constraint violation).
+        sqlstate: String,
+    },
+    /// The database or the way to it is at fault: the same batch may succeed later.
+    #[error(transparent)]
+    Unavailable(sqlx::Error),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let sqlstate = error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
+        match sqlstate {
+            Some(code) if is_content_fault(&code) => Self::Content {
+                sqlstate: code.into_owned(),
+            },
+            _ => Self::Unavailable(error),
+        }
+    }
+}
+
+fn is_content_fault(sqlstate: &str) -> bool {
+    sqlstate.starts_with("22") || sqlstate.starts_with("23")
+}
+
+/// Endless pauses between the tries of a statement, while the database is away.
+pub fn retry_pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(2))
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
 /// The answer for an error of the database: 503 if the same request may well succeed in a moment, else 500.
 #[must_use]
 pub fn problem(error: sqlx::Error) -> Problem {
@@ -184,5 +228,28 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
                 .any(|state| code.starts_with(state))
         }),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_data_exceptions_and_constraint_violations_are_blamed_on_the_content() {
+        // A NUL in a text, a number out of range, a check constraint.
+        for sqlstate in ["22021", "22003", "23514"] {
+            assert!(is_content_fault(sqlstate), "{sqlstate}");
+        }
+        // Deadlock, read-only after a failover, missing table, disk full, shutdown.
+        for sqlstate in ["40P01", "25006", "42P01", "53100", "57P01"] {
+            assert!(!is_content_fault(sqlstate), "{sqlstate}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_connection_is_not_blamed_on_the_content() {
+        let error = StoreError::from(sqlx::Error::PoolTimedOut);
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     }
 }

@@ -5,9 +5,10 @@ use anyhow::Context;
 use lapin::options::BasicAckOptions;
 use lapin::{Connection, ConnectionProperties};
 use mimalloc::MiMalloc;
+use service_runtime::amqp::next_batch;
 use sqlx::postgres::PgPoolOptions;
 use time::OffsetDateTime;
-use user_service::consumer::{next_batch, subscribe};
+use user_service::consumer::{BATCH, LINGER, subscribe};
 use user_service::references::{self, NewReference};
 use wire_contract::{USER_CREATED_QUEUE, UserCreated};
 
@@ -26,7 +27,7 @@ async fn main() -> anyhow::Result<()> {
     let channel = connection.create_channel().await?;
     let mut consumer = subscribe(&channel, USER_CREATED_QUEUE).await?;
     loop {
-        let batch = next_batch(&mut consumer).await?;
+        let batch = next_batch(&mut consumer, BATCH, LINGER).await?;
         let rows: Vec<NewReference> = batch
             .iter()
             .map(|delivery| {

@@ -1,6 +1,7 @@
 //! The statements on `auth_user_references`.
 
 use serde::Serialize;
+use service_runtime::database::StoreError;
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -55,36 +56,6 @@ pub struct ReferencePage {
     pub auth_user_references: Vec<AuthUserReference>,
     /// `cursor` of the next page; null on the last one
     pub next_cursor: Option<UserId>,
-}
-
-/// Why a batch was not handled.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A row's content is at fault: it will be refused for ever. The code only: the database's text
-    /// may quote the content.
-    #[error("refused by the database: SQLSTATE {sqlstate}")]
-    Content {
-        /// Class 22 or 23.
-        sqlstate: String,
-    },
-    /// The database or the way to it is at fault: the same batch may succeed later.
-    #[error(transparent)]
-    Unavailable(sqlx::Error),
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        let sqlstate = error
-            .as_database_error()
-            .and_then(sqlx::error::DatabaseError::code);
-        match sqlstate {
-            // Data exception, integrity constraint violation.
-            Some(code) if code.starts_with("22") || code.starts_with("23") => Self::Content {
-                sqlstate: code.into_owned(),
-            },
-            _ => Self::Unavailable(error),
-        }
-    }
 }
 
 /// The columns of a batch, as the statements take them.
@@ -190,12 +161,6 @@ pub async fn list(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_error_of_the_connection_is_not_blamed_on_the_content() {
-        let error = StoreError::from(sqlx::Error::PoolTimedOut);
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-    }
 
     #[test]
     fn name_and_address_are_not_in_the_debug_form() {

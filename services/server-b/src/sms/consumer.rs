@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use parking_lot::RwLock;
 use service_runtime::amqp::{
-    ConnectionState, Connector, Publisher, SessionError, dead_letter, declare_queue,
+    ConnectionState, Connector, Publisher, SessionError, ack_settled, close, dead_letter,
+    declare_queue, next_batch,
 };
+use service_runtime::database::{self, StoreError};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use wire_contract::{SMS_OUTBOUND_DEAD, SMS_OUTBOUND_QUEUE, specs};
 
 use super::delivery::{DeadReason, Poison, Readable, sort};
 use super::metrics;
-use super::store::{self, InsertError, ReceivedSms};
+use super::store::{self, ReceivedSms};
 
 /// Begins this consumer's tags, as the broker's tools show them.
 const CONSUMER_TAG: &str = "server-b.sms";
@@ -88,7 +89,7 @@ impl Intake {
             let batch = tokio::select! {
                 // A batch that is still growing goes back to the queue.
                 () = self.shutdown.cancelled() => return Ok(()),
-                batch = next_batch(&mut consumer) => batch?,
+                batch = next_batch(&mut consumer, BATCH, LINGER) => batch?,
             };
             match self.settle(&channel, batch).await {
                 Ok(()) => {}
@@ -115,15 +116,7 @@ impl Intake {
             self.wake.notify_one();
         }
         let open: Vec<u64> = poison.iter().map(|it| it.delivery.delivery_tag).collect();
-        for ack in acks(&stored, &open) {
-            let options = BasicAckOptions {
-                multiple: ack.multiple,
-            };
-            channel
-                .basic_ack(ack.tag, options)
-                .await
-                .context("cannot ack stored SMS")?;
-        }
+        ack_settled(channel, &stored, &open).await?;
         // After the acks: what is good does not wait for what is bad.
         try_join_all(poison.iter().map(|it| self.bury(it))).await?;
         Ok(())
@@ -169,7 +162,7 @@ impl Intake {
             return Ok(Inserted::Committed);
         }
         let rows: Vec<&ReceivedSms> = batch.iter().map(|it| &it.sms).collect();
-        let mut pauses = store::pauses();
+        let mut pauses = database::retry_pauses();
         loop {
             match store::insert(&self.pool, &rows).await {
                 Ok(new) => {
@@ -177,10 +170,10 @@ impl Intake {
                     metrics::DUPLICATES.inc_by(batch.len() as u64 - new);
                     return Ok(Inserted::Committed);
                 }
-                Err(InsertError::Content { sqlstate }) => {
+                Err(StoreError::Content { sqlstate }) => {
                     return Ok(Inserted::Refused { sqlstate });
                 }
-                Err(InsertError::Unavailable(error)) => {
+                Err(StoreError::Unavailable(error)) => {
                     let error = error.to_string();
                     tracing::warn!(error, count = batch.len(), "cannot store SMS, trying again");
                 }
@@ -234,55 +227,3 @@ async fn subscribe(channel: &Channel) -> anyhow::Result<Consumer> {
         .await
         .with_context(|| format!("cannot consume {SMS_OUTBOUND_QUEUE}"))
 }
-
-/// Waits for a delivery, then takes what else comes within [`LINGER`].
-async fn next_batch(consumer: &mut Consumer) -> anyhow::Result<Vec<Delivery>> {
-    let cancelled = || anyhow::anyhow!("the broker cancelled the consumer");
-    let mut batch = vec![consumer.next().await.ok_or_else(cancelled)??];
-    let mut linger = std::pin::pin!(tokio::time::sleep(LINGER));
-    while batch.len() < BATCH {
-        tokio::select! {
-            biased;
-            next = consumer.next() => batch.push(next.ok_or_else(cancelled)??),
-            () = &mut linger => break,
-        }
-    }
-    Ok(batch)
-}
-
-/// An ack to send.
-#[derive(Debug, PartialEq, Eq)]
-struct Ack {
-    tag: u64,
-    /// Up to and including `tag`.
-    multiple: bool,
-}
-
-/// The fewest acks that cover `settled` and none of `open`; both ascend. One ack covers everything
-/// before the first that is open; the rest is acked one by one.
-fn acks(settled: &[u64], open: &[u64]) -> Vec<Ack> {
-    let first_open = open.iter().copied().min().unwrap_or(u64::MAX);
-    let (prefix, rest) = settled.split_at(settled.partition_point(|tag| *tag < first_open));
-    let prefix = prefix.last().map(|tag| Ack {
-        tag: *tag,
-        multiple: true,
-    });
-    let rest = rest.iter().map(|tag| Ack {
-        tag: *tag,
-        multiple: false,
-    });
-    prefix.into_iter().chain(rest).collect()
-}
-
-/// Says goodbye; an error is only worth a debug line, since the connection is over either way.
-async fn close(connection: &Connection) {
-    let goodbye = connection.close(200, "bye".into());
-    let closed = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
-    if !matches!(closed, Ok(Ok(()))) {
-        tracing::debug!("the connection was not closed in order");
-    }
-}
-
-#[cfg(test)]
-#[path = "consumer_tests.rs"]
-mod tests;

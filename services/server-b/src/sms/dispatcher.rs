@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::StreamExt;
 use futures_util::stream;
+use service_runtime::database;
 use service_runtime::trace::TraceContext;
 use sqlx::PgPool;
 use tokio::sync::Notify;
@@ -77,7 +78,7 @@ struct Dispatcher {
 
 impl Dispatcher {
     async fn work(self: Arc<Self>) {
-        let mut pauses = store::pauses();
+        let mut pauses = database::retry_pauses();
         while !self.shutdown.is_cancelled() {
             match self.dispatch_batch().await {
                 // There may be more than one worker can take.
@@ -89,7 +90,7 @@ impl Dispatcher {
                     continue;
                 }
             }
-            pauses = store::pauses();
+            pauses = database::retry_pauses();
         }
     }
 
@@ -138,7 +139,7 @@ impl Dispatcher {
     /// Stores outcomes, for as long as it takes. A process told to stop gives up instead: the rows'
     /// leases run out, and they are handed over again.
     async fn store(&self, outcomes: &[Outcome]) {
-        let mut pauses = store::pauses();
+        let mut pauses = database::retry_pauses();
         loop {
             let error = match store::finish(&self.pool, outcomes).await {
                 Ok(stored) => return count(outcomes, stored),

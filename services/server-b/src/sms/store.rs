@@ -2,26 +2,13 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use service_runtime::database::StoreError;
 use service_runtime::trace::TraceContext;
 use sqlx::PgPool;
 use uuid::Uuid;
 use wire_contract::SmsEnvelope;
 
 use super::provider::OutboundSms;
-
-/// The longest pause between two tries of a statement.
-const MAX_BACKOFF: Duration = Duration::from_secs(2);
-
-/// Endless pauses between the tries of a statement, while the database is away.
-pub fn pauses() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(MAX_BACKOFF)
-        .without_max_times()
-        .with_jitter()
-        .build()
-}
 
 /// An SMS as it came from the queue.
 #[derive(Debug, Clone)]
@@ -31,40 +18,9 @@ pub struct ReceivedSms {
     pub trace: TraceContext,
 }
 
-/// Why a batch was not inserted. Either way no row of it was.
-#[derive(Debug, thiserror::Error)]
-pub enum InsertError {
-    /// A row's content is at fault: it will be refused for ever. The code only: the database's text
-    /// may quote the content.
-    #[error("refused by the database: SQLSTATE {sqlstate}")]
-    Content { sqlstate: String },
-    /// The database or the way to it is at fault: the same batch may succeed later.
-    #[error(transparent)]
-    Unavailable(sqlx::Error),
-}
-
-impl From<sqlx::Error> for InsertError {
-    fn from(error: sqlx::Error) -> Self {
-        let sqlstate = error
-            .as_database_error()
-            .and_then(sqlx::error::DatabaseError::code);
-        match sqlstate {
-            Some(code) if is_content_fault(&code) => Self::Content {
-                sqlstate: code.into_owned(),
-            },
-            _ => Self::Unavailable(error),
-        }
-    }
-}
-
-/// Classes 22 (data exception) and 23 (integrity constraint violation) of SQLSTATE.
-fn is_content_fault(sqlstate: &str) -> bool {
-    sqlstate.starts_with("22") || sqlstate.starts_with("23")
-}
-
 /// Inserts a batch, all or nothing; returns how many rows are new. A `message_id` that has a row
 /// already, or comes twice, counts as done.
-pub async fn insert(pool: &PgPool, batch: &[&ReceivedSms]) -> Result<u64, InsertError> {
+pub async fn insert(pool: &PgPool, batch: &[&ReceivedSms]) -> Result<u64, StoreError> {
     fn column<'a, T>(batch: &[&'a ReceivedSms], value: impl Fn(&'a ReceivedSms) -> T) -> Vec<T> {
         batch.iter().map(|sms| value(sms)).collect()
     }
@@ -222,23 +178,5 @@ mod tests {
     #[test]
     fn the_claim_takes_as_many_rows_as_its_limit_says() {
         assert!(CLAIM.contains(&format!("LIMIT {CLAIM_LIMIT}\n")));
-    }
-
-    #[test]
-    fn only_data_exceptions_and_constraint_violations_are_blamed_on_the_content() {
-        // A NUL in a text, a number out of range, a check constraint.
-        for sqlstate in ["22021", "22003", "23514"] {
-            assert!(is_content_fault(sqlstate), "{sqlstate}");
-        }
-        // Deadlock, read-only after a failover, missing table, disk full, shutdown.
-        for sqlstate in ["40P01", "25006", "42P01", "53100", "57P01"] {
-            assert!(!is_content_fault(sqlstate), "{sqlstate}");
-        }
-    }
-
-    #[test]
-    fn an_error_of_the_connection_is_not_blamed_on_the_content() {
-        let error = InsertError::from(sqlx::Error::PoolTimedOut);
-        assert!(matches!(error, InsertError::Unavailable(_)), "{error}");
     }
 }

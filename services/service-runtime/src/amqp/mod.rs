@@ -3,12 +3,14 @@
 //! lapin's own recovery is left off: a new connection means a new channel, queue, binding and consumer, made
 //! by the code that owns them.
 
+mod batch;
 mod connector;
 mod dead_letter;
 mod headers;
 mod publisher;
 mod topology;
 
+pub use batch::{ack_settled, close, next_batch};
 pub use connector::{ConnectionState, Connector, SessionError, set_up};
 pub use dead_letter::dead_letter;
 pub use headers::{delivery_trace, event_type, header_text};

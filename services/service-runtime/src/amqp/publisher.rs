@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wire_contract::{CONTENT_TYPE_JSON, HEADER_TRACEPARENT, HEADER_TRACESTATE};
 
+use super::batch::close;
 use super::connector::{ConnectionState, Connector, SessionError};
 use crate::trace::TraceContext;
 
@@ -413,15 +414,6 @@ fn settle(batch: Vec<Settled>, returned: &mut HashSet<String>) -> Result<(), Ses
 fn note_return(message: &BasicReturnMessage, returned: &mut HashSet<String>) {
     if let Some(id) = message.properties.message_id() {
         returned.insert(id.to_string());
-    }
-}
-
-/// Says goodbye; the connection is of no use any more, so an error is only worth a debug line.
-async fn close(connection: &Connection) {
-    let closed =
-        tokio::time::timeout(Duration::from_secs(1), connection.close(200, "bye".into())).await;
-    if !matches!(closed, Ok(Ok(()))) {
-        tracing::debug!("the connection was not closed in order");
     }
 }
 

@@ -8,22 +8,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use backon::{BackoffBuilder, ExponentialBuilder};
-use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use parking_lot::RwLock;
-use service_runtime::amqp::{ConnectionState, Connector, Publisher, SessionError, dead_letter};
+use service_runtime::amqp::{
+    ConnectionState, Connector, Publisher, SessionError, ack_settled, close, dead_letter,
+    next_batch,
+};
+use service_runtime::database::{self, StoreError};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use event::read;
 
-use crate::references::{self, NewReference, StoreError};
+use crate::references::{self, NewReference};
 use crate::topology::{self, QueueArgs};
 use event::{DeadReason, Poison, Readable, sort};
 
@@ -34,9 +36,7 @@ pub const PREFETCH: u16 = 1000;
 /// Rows of one statement at most.
 pub const BATCH: usize = 500;
 /// How long a batch waits to grow.
-const LINGER: Duration = Duration::from_millis(5);
-/// The longest pause between two tries of a statement.
-const MAX_BACKOFF: Duration = Duration::from_secs(2);
+pub const LINGER: Duration = Duration::from_millis(5);
 
 /// What the consumer works with.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl UserCreatedConsumer {
             let batch = tokio::select! {
                 // A batch that is still growing goes back to the queue.
                 () = self.shutdown.cancelled() => return Ok(()),
-                batch = next_batch(&mut consumer) => batch?,
+                batch = next_batch(&mut consumer, BATCH, LINGER) => batch?,
             };
             match self.settle(&channel, batch).await {
                 Ok(()) => {}
@@ -119,15 +119,7 @@ impl UserCreatedConsumer {
         let (stored, refused) = self.store(channel, readable).await?;
         poison.extend(refused);
         let open: Vec<u64> = poison.iter().map(|it| it.delivery.delivery_tag).collect();
-        for ack in acks(&stored, &open) {
-            let options = BasicAckOptions {
-                multiple: ack.multiple,
-            };
-            channel
-                .basic_ack(ack.tag, options)
-                .await
-                .context("cannot ack stored events")?;
-        }
+        ack_settled(channel, &stored, &open).await?;
         // After the acks: what is good does not wait for what is bad.
         try_join_all(poison.iter().map(|it| self.bury(it))).await?;
         Ok(())
@@ -206,7 +198,7 @@ impl UserCreatedConsumer {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let mut pauses = pauses();
+        let mut pauses = database::retry_pauses();
         loop {
             match statement().await {
                 Ok(done) => return Ok(Ok(done)),
@@ -216,7 +208,7 @@ impl UserCreatedConsumer {
                     tracing::warn!(error, "cannot store events, trying again");
                 }
             }
-            let pause = tokio::time::sleep(pauses.next().unwrap_or(MAX_BACKOFF));
+            let pause = tokio::time::sleep(pauses.next().unwrap_or_default());
             tokio::select! {
                 () = self.shutdown.cancelled() => anyhow::bail!("stopping while the database is away"),
                 () = pause => {}
@@ -244,16 +236,6 @@ impl UserCreatedConsumer {
     }
 }
 
-/// Endless pauses between the tries of a statement, while the database is away.
-fn pauses() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(MAX_BACKOFF)
-        .without_max_times()
-        .with_jitter()
-        .build()
-}
-
 /// Takes deliveries from the queue, [`PREFETCH`] unacked at most.
 pub async fn subscribe(channel: &Channel, queue: &str) -> anyhow::Result<Consumer> {
     channel
@@ -272,54 +254,3 @@ pub async fn subscribe(channel: &Channel, queue: &str) -> anyhow::Result<Consume
         .await
         .with_context(|| format!("cannot consume {queue}"))
 }
-
-/// Waits for a delivery, then takes what else comes within [`LINGER`].
-pub async fn next_batch(consumer: &mut Consumer) -> anyhow::Result<Vec<Delivery>> {
-    let cancelled = || anyhow::anyhow!("the broker cancelled the consumer");
-    let mut batch = vec![consumer.next().await.ok_or_else(cancelled)??];
-    let mut linger = std::pin::pin!(tokio::time::sleep(LINGER));
-    while batch.len() < BATCH {
-        tokio::select! {
-            biased;
-            next = consumer.next() => batch.push(next.ok_or_else(cancelled)??),
-            () = &mut linger => break,
-        }
-    }
-    Ok(batch)
-}
-
-/// An ack to send.
-#[derive(Debug, PartialEq, Eq)]
-struct Ack {
-    tag: u64,
-    /// Up to and including `tag`.
-    multiple: bool,
-}
-
-/// The fewest acks that cover `settled` and none of `open`; both ascend. One ack covers everything
-/// before the first that is open; the rest is acked one by one.
-fn acks(settled: &[u64], open: &[u64]) -> Vec<Ack> {
-    let first_open = open.iter().copied().min().unwrap_or(u64::MAX);
-    let (prefix, rest) = settled.split_at(settled.partition_point(|tag| *tag < first_open));
-    let prefix = prefix.last().map(|tag| Ack {
-        tag: *tag,
-        multiple: true,
-    });
-    let rest = rest.iter().map(|tag| Ack {
-        tag: *tag,
-        multiple: false,
-    });
-    prefix.into_iter().chain(rest).collect()
-}
-
-/// Says goodbye; an error is only worth a debug line, since the connection is over either way.
-async fn close(connection: &Connection) {
-    let goodbye = connection.close(200, "bye".into());
-    let closed = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
-    if !matches!(closed, Ok(Ok(()))) {
-        tracing::debug!("the connection was not closed in order");
-    }
-}
-
-#[cfg(test)]
-mod tests;
