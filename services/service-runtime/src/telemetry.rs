@@ -15,10 +15,11 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::config::{LogFormat, TelemetryArgs};
 
 /// Never, whatever the filter says: lapin logs returned messages with their bodies, and its frames; the phone number
-/// library what it parses.
-const NEVER_LOGGED: [&str; 3] = [
+/// library what it parses. What ends a connection our own supervisor logs, and an orderly end is no error.
+const NEVER_LOGGED: [&str; 4] = [
     "lapin=warn",
     "lapin::returned_messages=off",
+    "lapin::channels=off",
     "rlibphonenumber=off",
 ];
 
@@ -54,8 +55,11 @@ pub fn init(service_name: &'static str, args: &TelemetryArgs) -> anyhow::Result<
     }
     let provider = provider.build();
 
-    let mut filter = EnvFilter::try_new(format!("opentelemetry=warn,{}", args.log))
-        .with_context(|| format!("LOG: `{}` is not a log filter", args.log))?;
+    let mut filter = EnvFilter::try_new(format!(
+        "opentelemetry=warn,sqlx::postgres::notice=warn,{}",
+        args.log
+    ))
+    .with_context(|| format!("LOG: `{}` is not a log filter", args.log))?;
     for directive in NEVER_LOGGED {
         let directive: Directive = directive.parse().context("built-in log directive")?;
         filter = filter.add_directive(directive);
