@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 
 use crate::http::{Answer, Http};
 use crate::servers::psql;
-use crate::{ServiceCommand, ServiceProcess, TestDatabase, TestServers, TestVhost, eventually};
+use crate::{
+    ServiceCommand, ServiceProcess, TcpRelay, TestDatabase, TestServers, TestVhost, Writer,
+    eventually,
+};
 
 /// Generous: speed is for benchmarks.
 pub const DEADLINE: Duration = Duration::from_mins(1);
@@ -22,7 +25,9 @@ pub struct Setup {
     pub b_rabbitmq_url: String,
     /// URL of the broker for the replicas.
     pub a_rabbitmq_url: String,
-    /// URL of the database.
+    /// URL of the database for server B.
+    pub b_database_url: String,
+    /// URL of the database for the test itself.
     pub database_url: String,
     /// Further variables of both services.
     pub environment: Vec<(String, String)>,
@@ -60,6 +65,12 @@ pub struct TestUser {
     pub id: i64,
     /// API key.
     pub key: String,
+}
+
+/// The key of the user so named that [`App::bulk_users`] made.
+#[must_use]
+pub fn bulk_key(username: &str) -> String {
+    format!("isk_bulk_{username}")
 }
 
 /// What a replica makes of a key; see [`App::verdict`].
@@ -102,6 +113,7 @@ impl Setup {
         Self {
             b_rabbitmq_url: rabbitmq_url.to_owned(),
             a_rabbitmq_url: rabbitmq_url.to_owned(),
+            b_database_url: database_url.to_owned(),
             database_url: database_url.to_owned(),
             environment: defaults
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -116,6 +128,33 @@ impl Setup {
         self
     }
 
+    /// A relay between the replicas and the broker.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn relay_replicas_to_broker(&mut self) -> TcpRelay {
+        through_relay(&mut self.a_rabbitmq_url)
+    }
+
+    /// A relay between server B and the broker.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn relay_b_to_broker(&mut self) -> TcpRelay {
+        through_relay(&mut self.b_rabbitmq_url)
+    }
+
+    /// A relay between server B and the database. The tests' own SQL goes on straight to the database.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn relay_b_to_database(&mut self) -> TcpRelay {
+        through_relay(&mut self.b_database_url)
+    }
+
     fn command(&self, binary: &str, rabbitmq_url: &str) -> ServiceCommand {
         self.environment
             .iter()
@@ -124,6 +163,16 @@ impl Setup {
             })
             .env("RABBITMQ_URL", rabbitmq_url)
     }
+}
+
+/// Starts a relay in front of the server that a URL names, and makes the URL go through it.
+fn through_relay(url: &mut String) -> TcpRelay {
+    let (front, rest) = url.split_once('@').expect("a URL with a user");
+    let (address, path) = rest.split_once('/').expect("a URL with a path");
+    let target = address.parse().expect("an address and a port");
+    let relay = TcpRelay::start(target).expect("the relay starts");
+    *url = format!("{front}@{}/{path}", relay.address());
+    relay
 }
 
 impl App {
@@ -166,7 +215,7 @@ impl App {
         let command = self
             .setup
             .command("server-b", &self.setup.b_rabbitmq_url)
-            .env("DATABASE_URL", &self.setup.database_url)
+            .env("DATABASE_URL", &self.setup.b_database_url)
             .arg("serve");
         self.server_b = Some(Node::start(command));
     }
@@ -250,6 +299,64 @@ impl App {
             .expect("a URL with a name");
         psql(&format!("{server}/{database}"), sql)
             .unwrap_or_else(|error| panic!("{sql}: {error:#}"));
+    }
+
+    /// A steady load of writes; see [`Writer`].
+    ///
+    /// # Panics
+    /// When psql does not start.
+    #[must_use]
+    pub fn writer(
+        &self,
+        per_second: u32,
+        statement: impl Fn(u64) -> String + Send + 'static,
+    ) -> Writer {
+        Writer::start(&self.setup.database_url, per_second, statement).expect("psql starts")
+    }
+
+    /// Makes users `user-1` to `user-{count}` with the keys that [`bulk_key`] gives, by one SQL statement.
+    pub fn bulk_users(&self, count: u64) {
+        let _ = self.sql(&format!(
+            "BEGIN; SET CONSTRAINTS ALL DEFERRED;
+             WITH made AS (INSERT INTO users (username) SELECT 'user-' || n FROM generate_series(1, {count}) n
+                           RETURNING user_id, username)
+             INSERT INTO api_keys (user_id, digest, prefix)
+             SELECT user_id, sha256(convert_to('isk_bulk_' || username, 'UTF8')), 'isk_bulk_' FROM made; COMMIT"
+        ));
+    }
+
+    /// Waits until everything committed is published, and every replica has proven that it equals the database there.
+    ///
+    /// # Panics
+    /// After `deadline`.
+    pub fn converged(&self, deadline: Duration) {
+        eventually(deadline, "an empty outbox", || {
+            let rows = self.sql("SELECT count(*) FROM outbox");
+            ensure!(rows == "0", "{rows} rows");
+            Ok(())
+        });
+        let position =
+            || self.sql("SELECT epoch || ' ' || sequence || ' ' || user_count FROM relay_state");
+        for replica in &self.replicas {
+            eventually(deadline, "a proof at the last number", || {
+                let status = replica.status(&self.http);
+                let proven = [
+                    &status["proven_epoch"],
+                    &status["proven_sequence"],
+                    &status["users"],
+                ]
+                .map(ToString::to_string)
+                .join(" ");
+                ensure!(proven == position(), "{status}");
+                Ok(())
+            });
+        }
+        let users = self.sql("SELECT count(*) FROM users");
+        assert!(
+            position().ends_with(&format!(" {users}")),
+            "{users} users, but the relay counts {}",
+            position()
+        );
     }
 
     /// Runs the command line of server B and gives what it printed, stdout and stderr, and how it ended.

@@ -12,6 +12,7 @@ pub mod servers;
 mod service_process;
 mod shared;
 mod tcp_relay;
+mod writer;
 
 #[cfg(feature = "tokio")]
 pub use eventually::eventually_async;
@@ -22,3 +23,4 @@ pub use shared::{
     BIN_DIR_VAR, DATABASE_VAR, MANAGEMENT_VAR, RABBITMQ_VAR, TestDatabase, TestServers, TestVhost,
 };
 pub use tcp_relay::{Link, TcpRelay};
+pub use writer::Writer;

@@ -18,6 +18,10 @@ pub struct Args {
     #[arg(long)]
     no_lint: bool,
 
+    /// Run one kind of tests alone, with its full counts
+    #[arg(long, value_enum)]
+    tier: Option<Tier>,
+
     /// Passed to `cargo test`: a filter of test names, `-p CRATE`, or after another `--` what the test runner takes
     #[arg(
         trailing_var_arg = true,
@@ -27,19 +31,46 @@ pub struct Args {
     arguments: Vec<String>,
 }
 
+/// Tests that take smaller counts when everything runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Tier {
+    /// Faults done to real servers and processes, and random histories of the cache protocol
+    Faults,
+}
+
 /// Runs the checks and tests; the last line on stdout sums all test binaries.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let interrupt = Interrupt::install()?;
     let state = State::take("test")?;
     packages::ensure()?;
-    if !args.no_lint {
+    if !args.no_lint && args.tier.is_none() {
         lint(&state, &interrupt)?;
     }
     cargo::build(state.dir(), &interrupt)?;
     let (rabbitmq, postgres) = Servers::start_for_tests(&state)?;
     interrupt.check()?;
 
-    let mut command = cargo::command(state.dir(), &test_arguments(&args.arguments))?;
+    let chosen = match args.tier {
+        Some(Tier::Faults) => [
+            FAULTS.as_slice(),
+            &args
+                .arguments
+                .iter()
+                .map(String::as_str)
+                .collect::<Vec<_>>(),
+        ]
+        .concat(),
+        None => test_arguments(&args.arguments),
+    };
+    let mut command = cargo::command(state.dir(), &chosen)?;
+    if args.tier == Some(Tier::Faults) {
+        command
+            .env("TEST_TIER", "faults")
+            .env("MODEL_CASES", "full")
+            // The figures are what the tier is for.
+            .env("RUST_TEST_NOCAPTURE", "1")
+            .env("RUST_TEST_THREADS", "1");
+    }
     command.env(BIN_DIR_VAR, workspace::bin_dir()?);
     // Up to the virtual host: each test has its own.
     command.env(RABBITMQ_VAR, rabbitmq.amqp_url("").trim_end_matches('/'));
@@ -48,7 +79,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut sum = Summary::default();
     let status = cargo::run_looking(command, &interrupt, |line| sum.add(line))?;
     drop((rabbitmq, postgres));
-    let rules = if args.arguments.is_empty() {
+    let rules = if args.arguments.is_empty() && args.tier.is_none() {
         let command = cargo::command(state.dir(), &MERGE_RULES)?;
         cargo::run_looking(command, &interrupt, |line| sum.add(line))?.success()
     } else {
@@ -67,6 +98,22 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         ExitCode::FAILURE
     })
 }
+
+/// The fault tests and the property tests of the merge, their figures shown.
+const FAULTS: [&str; 12] = [
+    "test",
+    "--profile",
+    "fast",
+    "--no-fail-fast",
+    "-p",
+    "test-support",
+    "--test",
+    "faults",
+    "-p",
+    "model-checker",
+    "--test",
+    "histories",
+];
 
 /// The model without one rule of the merge at a time: with a feature that no other program may be built with.
 const MERGE_RULES: [&str; 9] = [

@@ -4,8 +4,6 @@ use serde_json::json;
 use test_support::app::{App, DEADLINE, Setup, Verdict};
 use test_support::{Link, eventually};
 
-use crate::relay_for_replicas;
-
 #[test]
 fn a_rotated_key_is_refused_and_its_successor_accepted_on_every_replica() {
     let app = App::start();
@@ -42,7 +40,7 @@ fn with_an_overlap_both_keys_are_accepted_until_the_old_one_is_deleted() {
 #[test]
 fn a_user_deleted_while_the_replica_was_disconnected_is_gone_after_the_reconnect() {
     let (mut setup, guards) = Setup::shared();
-    let link = relay_for_replicas(&mut setup);
+    let link = setup.relay_replicas_to_broker();
     let mut app = App::new(setup, Some(guards));
     app.start_all(2);
     let (gone, stays) = (app.create_user("gone"), app.create_user("stays"));
@@ -74,7 +72,7 @@ fn a_user_deleted_while_the_replica_was_disconnected_is_gone_after_the_reconnect
 fn a_subscription_broken_for_longer_than_the_limit_closes_the_replica() {
     let (setup, guards) = Setup::shared();
     let mut setup = setup.env("FAIL_CLOSED_AFTER_SECONDS", "1");
-    let link = relay_for_replicas(&mut setup);
+    let link = setup.relay_replicas_to_broker();
     let mut app = App::new(setup, Some(guards));
     app.start_all(1);
     let user = app.create_user("alice");

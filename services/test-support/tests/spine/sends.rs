@@ -9,7 +9,6 @@ use std::time::Duration;
 use serde_json::json;
 use test_support::TestServers;
 
-use crate::relay_for_b;
 use test_support::app::{App, DEADLINE, Setup, Verdict};
 use test_support::servers::{RabbitMq, RabbitMqOptions};
 use test_support::{Link, eventually};
@@ -47,7 +46,7 @@ fn an_sms_is_stored_with_the_callers_user_id_and_handed_to_the_provider() {
 #[test]
 fn an_sms_whose_user_is_gone_or_inactive_by_then_is_rejected_with_the_reason() {
     let (mut setup, guards) = Setup::shared();
-    let link = relay_for_b(&mut setup);
+    let link = setup.relay_b_to_broker();
     let mut app = App::new(setup, Some(guards));
     app.start_all(1);
     let (inactive, deleted) = (app.create_user("inactive"), app.create_user("deleted"));

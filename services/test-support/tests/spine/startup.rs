@@ -6,8 +6,6 @@ use std::time::{Duration, Instant};
 use test_support::app::{App, DEADLINE, Setup, Verdict};
 use test_support::{Link, eventually};
 
-use crate::{relay_for_replicas, through_relay};
-
 /// "Becomes ready by itself within 5 s of their return."
 const BY_ITSELF: Duration = Duration::from_secs(5);
 
@@ -23,7 +21,7 @@ fn zero_users_is_a_valid_ready_cache() {
 #[test]
 fn a_replica_without_a_broker_lives_unready_and_becomes_ready_when_it_returns() {
     let (mut setup, guards) = Setup::shared();
-    let link = relay_for_replicas(&mut setup);
+    let link = setup.relay_replicas_to_broker();
     let mut app = App::new(setup, Some(guards));
     app.start_all(0);
     let user = app.create_user("alice");
@@ -68,10 +66,8 @@ fn a_replica_without_server_b_lives_unready_and_becomes_ready_when_it_comes() {
 #[test]
 fn server_b_without_database_and_broker_lives_and_becomes_ready_when_they_come() {
     let (mut setup, guards) = Setup::shared();
-    let (broker, broker_url) = through_relay(&setup.b_rabbitmq_url);
-    let (database, database_url) = through_relay(&setup.database_url);
-    setup.b_rabbitmq_url = broker_url;
-    setup.database_url = database_url;
+    let broker = setup.relay_b_to_broker();
+    let database = setup.relay_b_to_database();
     broker.set_link(Link::Down);
     database.set_link(Link::Down);
     let mut app = App::new(setup, Some(guards));
@@ -99,7 +95,7 @@ fn server_b_without_database_and_broker_lives_and_becomes_ready_when_they_come()
 #[test]
 fn ten_replicas_that_reconnect_at_once_share_reads_of_the_table() {
     let (mut setup, guards) = Setup::shared();
-    let link = relay_for_replicas(&mut setup);
+    let link = setup.relay_replicas_to_broker();
     let mut app = App::new(setup, Some(guards));
     app.start_all(10);
     let user = app.create_user("alice");

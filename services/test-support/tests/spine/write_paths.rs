@@ -6,8 +6,6 @@ use serde_json::json;
 use test_support::app::{App, DEADLINE, Setup, Verdict};
 use test_support::{Link, eventually};
 
-use crate::relay_for_b;
-
 #[test]
 fn a_user_created_by_rest_is_accepted_by_every_replica() {
     let app = App::start();
@@ -138,7 +136,7 @@ fn what_could_not_be_written_on_the_wire_is_refused_by_the_database() {
 #[test]
 fn what_was_committed_before_server_b_was_killed_is_published_by_the_next() {
     let (mut setup, guards) = Setup::shared();
-    let link = relay_for_b(&mut setup);
+    let link = setup.relay_b_to_broker();
     let mut app = App::new(setup, Some(guards));
     app.start_all(2);
     let users: Vec<_> = (0..20)

@@ -1,0 +1,23 @@
+//! What breaks in production, done on purpose to real servers and processes. Each test shows that its fault hit, and
+//! prints what it saw.
+//!
+//! `cargo xtask test` runs them with the smaller counts, `cargo xtask test --tier faults` with the full ones.
+
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+/// Set to `faults` by `cargo xtask test --tier faults`.
+const TIER: &str = "TEST_TIER";
+
+/// The count of the full tier, or the one that CI has the time for.
+fn count(full: u64, in_ci: u64) -> u64 {
+    static FULL: LazyLock<bool> =
+        LazyLock::new(|| std::env::var(TIER).is_ok_and(|tier| tier == "faults"));
+    if *FULL { full } else { in_ci }
+}
+
+/// Held by each test: they put load on the machine and have limits of time to keep.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // A test that failed has left nothing behind.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
