@@ -341,6 +341,7 @@ impl Relay {
             sequence: self.position.sequence,
             user_count: self.count,
             digest: self.digest,
+            audits: 0,
             audited_at: None,
         }
     }

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use wire_contract::UserSetDigest;
 
+use crate::relay::numbering::{self, RelayState};
 use crate::snapshot::read;
 use crate::wire_image::WireImage;
 
@@ -86,24 +87,26 @@ async fn audit_if_due(pool: &PgPool, spacing: Duration) -> anyhow::Result<()> {
 /// One audit: digest and count of the tables, less the changes that the read has seen but the relay has not numbered
 /// yet, must be what the relay keeps.
 pub async fn audit(pool: &PgPool) -> anyhow::Result<Finding> {
-    let mut before = Kept::default();
+    let mut seen = None;
     let users = read::all_users_with(
         pool,
         async |transaction| {
-            before = kept(transaction).await?;
+            seen = Some((
+                numbering::state(&mut *transaction).await?,
+                unnumbered(transaction).await?,
+            ));
             Ok(())
         },
         |_, _| Ok(()),
     )
     .await?;
-    let mut found = Kept {
-        audits: before.audits,
-        count: i64::try_from(users.count).context("too many users")? - before.pending_count,
+    let (kept, unnumbered) = seen.context("the read saw no state of the relay")?;
+    let mut found = Totals {
+        count: i64::try_from(users.count).context("too many users")? - unnumbered.count,
         digest: users.digest,
-        ..Kept::default()
     };
-    found.digest -= before.pending_digest;
-    let finding = settle(pool, &before, &found).await?;
+    found.digest -= unnumbered.digest;
+    let finding = settle(pool, &kept, &found).await?;
     match finding {
         Finding::Equal => {
             AUDITS.with_label_values(&["equal"]).inc();
@@ -113,7 +116,7 @@ pub async fn audit(pool: &PgPool) -> anyhow::Result<Finding> {
             AUDITS.with_label_values(&["drift"]).inc();
             tracing::error!(
                 users = users.count,
-                kept = %before.digest,
+                kept = %kept.digest,
                 found = %found.digest,
                 "audit: a change was made behind the triggers; the digest is corrected, and every replica will heal"
             );
@@ -123,14 +126,11 @@ pub async fn audit(pool: &PgPool) -> anyhow::Result<Finding> {
     Ok(finding)
 }
 
-/// What the relay keeps, and what it has yet to fold.
+/// What users, or changes to them, amount to.
 #[derive(Debug, Default)]
-struct Kept {
-    audits: i64,
+struct Totals {
     count: i64,
     digest: UserSetDigest,
-    pending_count: i64,
-    pending_digest: UserSetDigest,
 }
 
 #[derive(sqlx::FromRow)]
@@ -139,70 +139,50 @@ struct PendingRow {
     new_image: Option<Json<WireImage>>,
 }
 
-async fn kept(transaction: &mut PgConnection) -> anyhow::Result<Kept> {
-    let (audits, count, digest): (i64, i64, Vec<u8>) =
-        sqlx::query_as("SELECT audits, user_count, digest FROM relay_state")
-            .fetch_one(&mut *transaction)
-            .await
-            .context("cannot read the relay's digest")?;
-    let digest: [u8; 16] = digest
-        .try_into()
-        .map_err(|_| anyhow::anyhow!("relay_state.digest is not 16 bytes"))?;
+/// The changes that the relay has yet to fold.
+async fn unnumbered(transaction: &mut PgConnection) -> anyhow::Result<Totals> {
     // One at a time: after a long outage of the broker there are as many as users that changed.
     let mut rows = sqlx::query_as::<_, PendingRow>(
         "SELECT old_image, new_image FROM outbox WHERE sequence IS NULL",
     )
     .fetch(transaction);
-    let mut kept = Kept {
-        audits,
-        count,
-        digest: UserSetDigest::from_bytes(digest),
-        ..Kept::default()
-    };
+    let mut totals = Totals::default();
     while let Some(row) = rows
         .try_next()
         .await
         .context("cannot read unnumbered changes")?
     {
         if let Some(Json(new)) = row.new_image {
-            kept.pending_digest += new.digest()?;
-            kept.pending_count += 1;
+            totals.digest += new.digest()?;
+            totals.count += 1;
         }
         if let Some(Json(old)) = row.old_image {
-            kept.pending_digest -= old.digest()?;
-            kept.pending_count -= 1;
+            totals.digest -= old.digest()?;
+            totals.count -= 1;
         }
     }
     drop(rows);
-    Ok(kept)
+    Ok(totals)
 }
 
 /// Notes the audit, and corrects by the difference: what was numbered meanwhile stays folded. `audits` makes sure that
 /// of two audits that saw the same difference only one corrects it.
-async fn settle(pool: &PgPool, before: &Kept, found: &Kept) -> anyhow::Result<Finding> {
+async fn settle(pool: &PgPool, before: &RelayState, found: &Totals) -> anyhow::Result<Finding> {
     let mut transaction = pool
         .begin()
         .await
         .context("cannot begin to settle an audit")?;
-    let (audits, count, digest): (i64, i64, Vec<u8>) =
-        sqlx::query_as("SELECT audits, user_count, digest FROM relay_state FOR UPDATE")
-            .fetch_one(&mut *transaction)
-            .await
-            .context("cannot lock the relay's digest")?;
-    if audits != before.audits {
+    let now = numbering::locked_state(&mut transaction).await?;
+    if now.audits != before.audits {
         return Ok(Finding::Overtaken);
     }
-    let mut digest = UserSetDigest::from_bytes(
-        digest
-            .try_into()
-            .map_err(|_| anyhow::anyhow!("relay_state.digest is not 16 bytes"))?,
-    );
+    let mut digest = now.digest;
     digest += found.digest;
     digest -= before.digest;
     sqlx::query(
         "UPDATE relay_state SET audits = audits + 1, audited_at = now(), user_count = $1, digest = $2",
     )
-    .bind(count + found.count - before.count)
+    .bind(now.user_count + found.count - before.user_count)
     .bind(digest.to_bytes().as_slice())
     .execute(&mut *transaction)
     .await
@@ -211,7 +191,7 @@ async fn settle(pool: &PgPool, before: &Kept, found: &Kept) -> anyhow::Result<Fi
         .commit()
         .await
         .context("cannot settle an audit")?;
-    let equal = found.digest == before.digest && found.count == before.count;
+    let equal = found.digest == before.digest && found.count == before.user_count;
     Ok(if equal {
         Finding::Equal
     } else {

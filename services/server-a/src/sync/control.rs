@@ -73,10 +73,10 @@ impl Control {
         self.publisher.state().connected
     }
 
-    /// Asks for all users into `queue`.
-    pub fn request_snapshot(&self, queue: &str, cause: SnapshotCause) {
+    /// Asks for all users into `queue`; a repetition has the same id.
+    pub fn request_snapshot(&self, request_id: Uuid, queue: &str, cause: SnapshotCause) {
         let request = SnapshotRequest {
-            request_id: Uuid::now_v7(),
+            request_id,
             queue: queue.to_owned(),
             instance: self.instance.to_string(),
             cause,

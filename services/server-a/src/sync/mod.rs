@@ -5,23 +5,21 @@
 
 mod control;
 pub mod metrics;
+mod request;
+mod status;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
-use parking_lot::RwLock;
-use service_runtime::amqp::{
-    ConnectionState, Connector, bind, declare_exchange, declare_queue, event_type, set_up,
-};
+use service_runtime::amqp::{Connector, bind, declare_exchange, declare_queue, event_type, set_up};
 use service_runtime::readiness::Gate;
 use time::OffsetDateTime;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -33,8 +31,10 @@ use wire_contract::{
 };
 
 pub use control::Control;
+pub use status::{LastSnapshot, SyncStatus, status};
 
-use crate::cache::{Effect, SourceProgress, UserCache};
+use self::request::Request;
+use crate::cache::{CacheState, Effect, SourceProgress, UserCache};
 
 /// Unacknowledged messages; bounds the memory of the client library.
 const PREFETCH: u16 = 512;
@@ -44,11 +44,6 @@ const TICK: Duration = Duration::from_millis(100);
 const SOURCE_STALLED: Duration = Duration::from_mins(2);
 /// How often the sender of a silent snapshot is checked.
 const CHECK_SENDER_EVERY: Duration = Duration::from_secs(2);
-/// So many snapshots without a proof are worth an alarm.
-const ALARM_AFTER: u32 = 5;
-/// Pause after the first request before it is made again, doubled up to the last.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Bookmarks come once a second: after three that did not come, server B and the broker are asked why.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// How often they are asked while the silence lasts.
@@ -57,37 +52,6 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// And this often while they take changes in: someone may be waiting for them.
 const REPORT_CHANGES_EVERY: Duration = Duration::from_millis(200);
-
-/// The sync task's view of itself, for `/status`.
-#[derive(Debug, Clone)]
-pub struct LastSnapshot {
-    /// Why it was asked for.
-    pub cause: SnapshotCause,
-    /// From request to end.
-    pub duration: Duration,
-    /// Users in the cache at its end.
-    pub users: u64,
-    /// When it ended.
-    pub at: OffsetDateTime,
-}
-
-/// What the sync task shows.
-#[derive(Debug, Clone)]
-pub struct SyncStatus {
-    /// The connection that brings the stream.
-    pub connection: Arc<RwLock<ConnectionState>>,
-    /// The last completed snapshot.
-    pub last_snapshot: Arc<RwLock<Option<LastSnapshot>>>,
-}
-
-impl Default for SyncStatus {
-    fn default() -> Self {
-        Self {
-            connection: ConnectionState::shared(),
-            last_snapshot: Arc::default(),
-        }
-    }
-}
 
 /// Keeps the cache in step with server B.
 #[derive(Debug)]
@@ -202,23 +166,20 @@ async fn queue_is_there(channel: &Channel, queue: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A request that has been made and not been satisfied.
-struct Request {
-    cause: SnapshotCause,
-    made: Instant,
-    retry_at: Instant,
-    backoff: Box<dyn Iterator<Item = Duration> + Send>,
-    tries: u32,
-    /// A snapshot has completed since it was last made.
-    answered: bool,
+/// How far a source is.
+struct Progress {
+    rows: u64,
+    /// Since when there are no more.
+    since: Instant,
+    /// When its sender was last checked.
+    checked: Instant,
 }
 
 struct Session<'a> {
     sync: &'a CacheSync,
     queue: String,
     request: Option<Request>,
-    /// Of each source: rows, since when so many, and when its sender was last checked.
-    progress: HashMap<Uuid, (u64, Instant, Instant)>,
+    progress: HashMap<Uuid, Progress>,
     reported: Instant,
     reported_position: Option<Position>,
     /// When the last bookmark came.
@@ -344,7 +305,7 @@ impl Session<'_> {
                 tracing::warn!(event_type, "rows do not add up: nothing was swept");
             }
             Effect::Gap => {
-                let seen = self.sync.cache.read(crate::cache::CacheState::seen);
+                let seen = self.sync.cache.read(CacheState::seen);
                 tracing::warn!(?seen, "gap in the stream: a snapshot is needed");
             }
             Effect::Mismatch => {
@@ -362,16 +323,15 @@ impl Session<'_> {
     }
 
     fn source_completed(&mut self, event_type: &str) {
-        let users = self.sync.cache.read(crate::cache::CacheState::len);
+        let users = self.sync.cache.read(CacheState::len);
         let applied = self.sync.cache.applied();
         if applied.is_some()
             && let Some(request) = &mut self.request
-            && !std::mem::replace(&mut request.answered, true)
+            && let Some((cause, duration)) = request.answered()
         {
-            let duration = request.made.elapsed();
-            metrics::snapshot(request.cause, "completed", Some(duration));
+            metrics::snapshot(cause, "completed", Some(duration));
             *self.sync.status.last_snapshot.write() = Some(LastSnapshot {
-                cause: request.cause,
+                cause,
                 duration,
                 users,
                 at: OffsetDateTime::now_utc(),
@@ -396,8 +356,13 @@ impl Session<'_> {
         );
         self.ask_why_silent(channel);
         self.give_up_stalled();
-        if let Some(cause) = self.sync.cache.read(crate::cache::CacheState::wanted) {
-            self.request(cause);
+        match self.sync.cache.read(CacheState::wanted) {
+            Some(cause) => self.request(cause),
+            None => {
+                if let Some(request) = &mut self.request {
+                    request.begun();
+                }
+            }
         }
         let changed = self.sync.cache.applied() != self.reported_position;
         let every = if changed {
@@ -415,22 +380,15 @@ impl Session<'_> {
         if !self.sync.control.is_connected() {
             return;
         }
-        let now = Instant::now();
-        match &mut self.request {
-            Some(request) if request.retry_at > now => return,
-            Some(request) => {
-                request.cause = cause;
-                request.answered = false;
-                request.tries += 1;
-                request.retry_at = now + request.backoff.next().unwrap_or(LAST_RETRY);
-                if request.tries >= ALARM_AFTER {
-                    tracing::error!(?cause, tries = request.tries, "snapshots do not help");
-                }
-            }
-            none => *none = Some(new_request(cause, now)),
-        }
+        let Some(id) = self
+            .request
+            .get_or_insert_with(|| Request::new(cause))
+            .due(cause)
+        else {
+            return;
+        };
         tracing::info!(?cause, queue = self.queue, "asking for a snapshot");
-        self.sync.control.request_snapshot(&self.queue, cause);
+        self.sync.control.request_snapshot(id, &self.queue, cause);
     }
 
     /// A source whose sender is gone, or that brings nothing for too long, is given up. Between its start and its first
@@ -442,21 +400,21 @@ impl Session<'_> {
         self.progress
             .retain(|id, _| sources.iter().any(|source| source.id == *id));
         for source in sources {
-            let progress = self
-                .progress
-                .entry(source.id)
-                .or_insert((source.rows, now, now));
-            if progress.0 != source.rows {
-                *progress = (source.rows, now, now);
+            let progress = self.progress.entry(source.id).or_insert(Progress {
+                rows: source.rows,
+                since: now,
+                checked: now,
+            });
+            if progress.rows != source.rows {
+                progress.rows = source.rows;
+                progress.since = now;
             }
-            let (_, since, checked) = progress;
-            let silent = since.elapsed();
-            if self.sync.control.is_dead(source.id) || silent > SOURCE_STALLED {
+            if self.sync.control.is_dead(source.id) || progress.since.elapsed() > SOURCE_STALLED {
                 tracing::warn!(id = %source.id, rows = source.rows, "source given up: its sender is silent");
                 metrics::source_given_up(source.snapshot);
                 self.sync.cache.abandon(source.id);
-            } else if source.snapshot && checked.elapsed() > CHECK_SENDER_EVERY {
-                *checked = now;
+            } else if source.snapshot && progress.checked.elapsed() > CHECK_SENDER_EVERY {
+                progress.checked = now;
                 if let Some((queue, chunks)) =
                     self.sync.cache.read(|state| state.credit_of(source.id))
                 {
@@ -486,23 +444,6 @@ impl CacheSync {
     }
 }
 
-fn new_request(cause: SnapshotCause, now: Instant) -> Request {
-    let mut backoff = ExponentialBuilder::default()
-        .with_min_delay(FIRST_RETRY)
-        .with_max_delay(LAST_RETRY)
-        .without_max_times()
-        .with_jitter()
-        .build();
-    Request {
-        cause,
-        made: now,
-        retry_at: now + backoff.next().unwrap_or(FIRST_RETRY),
-        backoff: Box::new(backoff),
-        tries: 1,
-        answered: false,
-    }
-}
-
 /// Opens and closes the readiness gate as time passes; events do so at once.
 async fn keep_gate(cache: &UserCache, gate: &Gate) {
     let mut tick = interval(TICK);
@@ -517,64 +458,4 @@ fn update_gate(cache: &UserCache, gate: &Gate) {
         Ok(_) => gate.open(),
         Err(not_serving) => gate.close(&not_serving.reason),
     }
-}
-
-/// The body of `/status`.
-#[must_use]
-pub fn status(instance: &str, cache: &UserCache, sync: &SyncStatus) -> serde_json::Value {
-    let connection = sync.connection.read().clone();
-    let (users, position, applied, proven, digest, complete, audited_at, snapshot_under_way) =
-        cache.read(|state| {
-            (
-                state.len(),
-                state.seen(),
-                state.applied(),
-                state.proven(),
-                state.digest(),
-                state.is_complete(),
-                state.audited_at(),
-                state.under_way().any(|source| source.snapshot),
-            )
-        });
-    let name = match (connection.connected, applied.is_some(), snapshot_under_way) {
-        (false, ..) => "disconnected",
-        (true, true, _) => "synced",
-        (true, false, true) => "receiving_snapshot",
-        (true, false, false) => "awaiting_snapshot",
-    };
-    let last_snapshot = sync.last_snapshot.read().as_ref().map(|last| {
-        serde_json::json!({
-            "cause": last.cause,
-            "duration_seconds": last.duration.as_secs_f64(),
-            "users": last.users,
-            "at": rfc3339(last.at),
-        })
-    });
-    let position: Position = position.unwrap_or_default();
-    serde_json::json!({
-        "instance": instance,
-        "state": name,
-        "since": rfc3339(connection.since),
-        "serving": cache.admission().is_ok(),
-        "complete": complete,
-        "users": users,
-        "epoch": position.epoch,
-        "sequence": position.sequence,
-        "digest": digest,
-        "proven": cache.proven().is_some(),
-        "proven_sequence": proven.map(|position| position.sequence),
-        "proven_epoch": proven.map(|position| position.epoch),
-        "proven_at": cache.proven_ago().map(|ago| rfc3339(OffsetDateTime::now_utc() - ago)),
-        "audited_at": audited_at.map(rfc3339),
-        "staleness_seconds": cache.age().as_secs_f64(),
-        "last_snapshot": last_snapshot,
-        "connects": connection.connects,
-        "last_error": connection.last_error,
-        "last_error_at": connection.last_error_at.map(rfc3339),
-    })
-}
-
-fn rfc3339(at: OffsetDateTime) -> String {
-    at.format(&time::format_description::well_known::Rfc3339)
-        .unwrap_or_default()
 }

@@ -8,6 +8,11 @@ use tokio::time::Instant;
 
 /// Arbitrary, but the same for every server B of a database.
 const LOCK: i64 = 0x1DE7_5711_C0DE_0001;
+/// How often a relay that does not lead asks for the lock.
+const TRY_EVERY: Duration = Duration::from_millis(500);
+/// PostgreSQL may take hours to notice that the machine of a session is gone. A leader asks each second, but for the
+/// steps between, which are shorter than this.
+const FORGET_A_LOST_LEADER: &str = "SET idle_session_timeout = '45s'";
 /// How often the leader asks whether its connection, and with it the lock, still stands.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// A connection that does not answer by then is lost.
@@ -21,20 +26,26 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// Takes the lock if it is free.
-    pub async fn acquire(pool: &PgPool) -> anyhow::Result<Option<Self>> {
+    /// Waits for the lock.
+    pub async fn acquire(pool: &PgPool) -> anyhow::Result<Self> {
         let mut connection = PgConnection::connect_with(&pool.connect_options())
             .await
             .context("cannot connect to the database")?;
-        let acquired: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-            .bind(LOCK)
-            .fetch_one(&mut connection)
+        sqlx::query(FORGET_A_LOST_LEADER)
+            .execute(&mut connection)
             .await
-            .context("cannot ask for the relay's lock")?;
-        Ok(acquired.then(|| Self {
+            .context("cannot limit the lock's session")?;
+        while !tokio::time::timeout(CHECK_TIMEOUT, try_lock(&mut connection))
+            .await
+            .context("the lock's connection does not answer")??
+        {
+            // Not pg_advisory_lock: a statement that waits holds back vacuum.
+            tokio::time::sleep(TRY_EVERY).await;
+        }
+        Ok(Self {
             connection,
             checked: Instant::now(),
-        }))
+        })
     }
 
     /// Fails when the connection is gone, and so the lock.
@@ -49,4 +60,12 @@ impl Leadership {
         self.checked = Instant::now();
         Ok(())
     }
+}
+
+async fn try_lock(connection: &mut PgConnection) -> anyhow::Result<bool> {
+    sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+        .bind(LOCK)
+        .fetch_one(connection)
+        .await
+        .context("cannot ask for the relay's lock")
 }

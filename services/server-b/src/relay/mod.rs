@@ -42,7 +42,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 const BOOKMARK_EVERY: Duration = Duration::from_secs(1);
 /// How often a relay without a broker shortens its backlog.
 const COALESCE_EVERY: Duration = Duration::from_secs(2);
-/// How often a relay that does not lead asks for the lock, and pauses after an error.
+/// Pause after an error.
 const RETRY: Duration = Duration::from_millis(500);
 /// A scrape must not wait for a database that is down.
 const MEASURE_WITHIN: Duration = Duration::from_secs(1);
@@ -122,11 +122,9 @@ impl Relay {
         Ok(())
     }
 
-    /// Tries to lead; returns when it does not, or no longer does.
+    /// Waits for the lead, and leads; returns when it no longer does.
     async fn campaign(&self) -> anyhow::Result<()> {
-        let Some(leadership) = Leadership::acquire(&self.pool).await? else {
-            return Ok(());
-        };
+        let leadership = Leadership::acquire(&self.pool).await?;
         let state = numbering::take_term(&self.pool).await?;
         tracing::info!(
             term = state.term,

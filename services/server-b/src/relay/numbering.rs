@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::Context;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
 use wire_contract::{Position, UserSetDigest};
 
@@ -23,6 +23,8 @@ pub struct RelayState {
     pub user_count: i64,
     /// Their digest.
     pub digest: UserSetDigest,
+    /// Audits so far.
+    pub audits: i64,
     /// When the digest was last compared with the tables themselves.
     pub audited_at: Option<OffsetDateTime>,
 }
@@ -130,7 +132,7 @@ pub async fn take_term(pool: &PgPool) -> anyhow::Result<RelayState> {
              system_identifier = now.system_identifier,
              timeline = now.timeline
          FROM now
-         RETURNING term, epoch, sequence, user_count, digest, audited_at",
+         RETURNING relay_state.*",
     )
     .fetch_one(pool)
     .await
@@ -161,13 +163,20 @@ pub async fn note_bookmark(pool: &PgPool) -> anyhow::Result<()> {
 }
 
 /// The relay's row as it is.
-pub async fn state(pool: &PgPool) -> anyhow::Result<RelayState> {
-    let row: StateRow = sqlx::query_as(
-        "SELECT term, epoch, sequence, user_count, digest, audited_at FROM relay_state",
-    )
-    .fetch_one(pool)
-    .await
-    .context("cannot read the relay's state")?;
+pub async fn state(connection: impl PgExecutor<'_>) -> anyhow::Result<RelayState> {
+    let row: StateRow = sqlx::query_as("SELECT * FROM relay_state")
+        .fetch_one(connection)
+        .await
+        .context("cannot read the relay's state")?;
+    row.try_into()
+}
+
+/// The relay's row, locked until the transaction ends.
+pub async fn locked_state(transaction: &mut PgConnection) -> anyhow::Result<RelayState> {
+    let row: StateRow = sqlx::query_as("SELECT * FROM relay_state FOR UPDATE")
+        .fetch_one(transaction)
+        .await
+        .context("cannot lock the relay's state")?;
     row.try_into()
 }
 
@@ -214,14 +223,9 @@ pub async fn number(pool: &PgPool, term: i64, limit: i64) -> anyhow::Result<Opti
 
 /// Two leaders, one of them a zombie, take turns here; the term tells which may go on.
 async fn lock_state(transaction: &mut PgConnection, term: i64) -> anyhow::Result<RelayState> {
-    let row: StateRow = sqlx::query_as(
-        "SELECT term, epoch, sequence, user_count, digest, audited_at FROM relay_state FOR UPDATE",
-    )
-    .fetch_one(transaction)
-    .await
-    .context("cannot lock the relay's state")?;
-    anyhow::ensure!(row.term == term, Fenced { term: row.term });
-    row.try_into()
+    let state = locked_state(transaction).await?;
+    anyhow::ensure!(state.term == term, Fenced { term: state.term });
+    Ok(state)
 }
 
 async fn store(transaction: &mut PgConnection, batch: &Batch) -> anyhow::Result<()> {
@@ -349,6 +353,7 @@ struct StateRow {
     sequence: i64,
     user_count: i64,
     digest: Vec<u8>,
+    audits: i64,
     audited_at: Option<OffsetDateTime>,
 }
 
@@ -366,6 +371,7 @@ impl TryFrom<StateRow> for RelayState {
             sequence: row.sequence,
             user_count: row.user_count,
             digest: UserSetDigest::from_bytes(digest),
+            audits: row.audits,
             audited_at: row.audited_at,
         })
     }

@@ -42,6 +42,7 @@ fn empty() -> RelayState {
         sequence: 10,
         user_count: 0,
         digest: UserSetDigest::default(),
+        audits: 0,
         audited_at: None,
     }
 }

@@ -8,7 +8,7 @@
 pub mod read;
 mod send;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,9 +35,11 @@ use wire_contract::{
 };
 
 /// A round begins when no request has come for so long: replicas that restart together share one read.
-const GATHER_QUIET: Duration = Duration::from_millis(250);
+const GATHER_QUIET: Duration = Duration::from_millis(500);
+/// Once a second replica has asked, many are restarting, and a busy machine spreads them.
+const GATHER_QUIET_OF_MANY: Duration = Duration::from_millis(1500);
 /// But no later than this after its first request.
-const GATHER_AT_MOST: Duration = Duration::from_secs(2);
+const GATHER_AT_MOST: Duration = Duration::from_secs(4);
 /// Unacknowledged requests.
 const PREFETCH: u16 = 200;
 /// Reads of the table at a time. Requests that come meanwhile share the next.
@@ -85,6 +87,8 @@ impl Snapshots {
         let mut credit = set_up(consume_credit(&connection, &credit_queue)).await?;
         // Rounds end with their session: their credit queue is gone.
         let mut rounds = JoinSet::new();
+        // Requests in rounds under way: a repetition of one, sent before its replica saw the start, is no news.
+        let mut serving = HashSet::new();
         let mut next = NextRound::default();
         loop {
             tokio::select! {
@@ -94,31 +98,39 @@ impl Snapshots {
                 }
                 delivery = requests.next() => {
                     let delivery = delivery.context("request consumer cancelled")??;
-                    self.take(&mut next, &delivery);
+                    self.take(&mut next, &serving, &delivery);
                     // A replica that is not served asks again: nothing is lost by acknowledging now.
                     channel
                         .basic_ack(delivery.delivery_tag, BasicAckOptions::default())
                         .await?;
                 }
                 permit = next.may_begin(&reads) => {
+                    let requests = next.take();
+                    let ids: Vec<Uuid> = requests.iter().map(|request| request.request_id).collect();
+                    serving.extend(ids.iter().copied());
                     let round = send::Round {
                         pool: self.pool.clone(),
                         publisher: self.publisher.clone(),
                         credits: Arc::clone(&credits),
                         credit_queue: credit_queue.clone(),
-                        requests: next.take(),
+                        requests,
                     };
-                    rounds.spawn(send::round(round, permit));
+                    rounds.spawn(async move {
+                        send::round(round, permit).await;
+                        ids
+                    });
                 }
                 Some(ended) = rounds.join_next(), if !rounds.is_empty() => {
-                    ended.context("a round of snapshots panicked")?;
+                    for id in ended.context("a round of snapshots panicked")? {
+                        serving.remove(&id);
+                    }
                 }
             }
         }
     }
 
     /// A request joins the next round; a probe is answered at once.
-    fn take(&self, next: &mut NextRound, delivery: &Delivery) {
+    fn take(&self, next: &mut NextRound, serving: &HashSet<Uuid>, delivery: &Delivery) {
         if event_type(delivery) == "replica.probe" {
             if let Some(probe) = decode::<ReplicaProbe>(delivery, |probe| &probe.queue) {
                 tokio::spawn(answer(self.pool.clone(), self.publisher.clone(), probe));
@@ -128,7 +140,9 @@ impl Snapshots {
             if request.cause == SnapshotCause::Mismatch {
                 self.suspicion.notify_one();
             }
-            next.add(request);
+            if !serving.contains(&request.request_id) {
+                next.add(request);
+            }
         }
     }
 }
@@ -146,8 +160,16 @@ impl NextRound {
         let latest = self
             .begins
             .map_or(now + GATHER_AT_MOST, |(_, latest)| latest);
-        self.begins = Some(((now + GATHER_QUIET).min(latest), latest));
-        self.requests.insert(request.queue.clone(), request);
+        let replaced = self.requests.insert(request.queue.clone(), request);
+        if replaced.is_some() {
+            return;
+        }
+        let quiet = if self.requests.len() > 1 {
+            GATHER_QUIET_OF_MANY
+        } else {
+            GATHER_QUIET
+        };
+        self.begins = Some(((now + quiet).min(latest), latest));
     }
 
     fn take(&mut self) -> Vec<SnapshotRequest> {

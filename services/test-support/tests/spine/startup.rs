@@ -93,7 +93,7 @@ fn server_b_without_database_and_broker_lives_and_becomes_ready_when_they_come()
 }
 
 #[test]
-fn ten_replicas_that_reconnect_at_once_share_reads_of_the_table() {
+fn ten_replicas_that_reconnect_at_once_share_one_read_of_the_table() {
     let (mut setup, guards) = Setup::shared();
     let link = setup.relay_replicas_to_broker();
     let mut app = App::new(setup, Some(guards));
@@ -115,8 +115,7 @@ fn ten_replicas_that_reconnect_at_once_share_reads_of_the_table() {
     }
     let reads = snapshots_read(&app).len() - before.len();
     println!("{reads} reads for 10 replicas");
-    // One on an idle machine. On a busy one a straggler may come after the round has begun, and must not join it.
-    assert!((1..=5).contains(&reads), "{reads} reads for 10 replicas");
+    assert_eq!(reads, 1, "{reads} reads for 10 replicas");
     app.everywhere(&user.key, Verdict::Accepted);
 }
 

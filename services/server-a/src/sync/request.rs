@@ -1,0 +1,76 @@
+//! A snapshot that is asked for until there is a proof.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::time::Instant;
+use uuid::Uuid;
+use wire_contract::SnapshotCause;
+
+/// So many requests without a proof are worth an alarm.
+const ALARM_AFTER: u32 = 5;
+/// Pause after the first request before it is made again, doubled up to the last.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// A need that has not been satisfied by a proof.
+pub(super) struct Request {
+    /// Of the message; lasts until server B has begun to answer, by which B tells a repetition.
+    id: Option<Uuid>,
+    cause: SnapshotCause,
+    made: Instant,
+    retry_at: Instant,
+    backoff: Box<dyn Iterator<Item = Duration> + Send>,
+    tries: u32,
+    /// A snapshot has completed since it was last made.
+    answered: bool,
+}
+
+impl Request {
+    /// One that is due at once.
+    pub(super) fn new(cause: SnapshotCause) -> Self {
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(FIRST_RETRY)
+            .with_max_delay(LAST_RETRY)
+            .without_max_times()
+            .with_jitter()
+            .build();
+        let now = Instant::now();
+        Self {
+            id: None,
+            cause,
+            made: now,
+            retry_at: now,
+            backoff: Box::new(backoff),
+            tries: 0,
+            answered: false,
+        }
+    }
+
+    /// The id to ask with now, if it is time to.
+    pub(super) fn due(&mut self, cause: SnapshotCause) -> Option<Uuid> {
+        let now = Instant::now();
+        if self.retry_at > now {
+            return None;
+        }
+        self.cause = cause;
+        self.answered = false;
+        self.tries += 1;
+        self.retry_at = now + self.backoff.next().unwrap_or(LAST_RETRY);
+        if self.tries >= ALARM_AFTER {
+            tracing::error!(?cause, tries = self.tries, "snapshots do not help");
+        }
+        Some(*self.id.get_or_insert_with(Uuid::now_v7))
+    }
+
+    /// Server B has begun to answer: what is asked for from now on is another snapshot.
+    pub(super) fn begun(&mut self) {
+        self.id = None;
+    }
+
+    /// A snapshot has completed; the first that does after a request tells its cause and how long it took.
+    pub(super) fn answered(&mut self) -> Option<(SnapshotCause, Duration)> {
+        let first = !std::mem::replace(&mut self.answered, true);
+        first.then(|| (self.cause, self.made.elapsed()))
+    }
+}
