@@ -64,8 +64,8 @@ CREATE TABLE relay_state (
     -- Tells the trigger that nobody polls fast enough, so that it must notify.
     sleeping          boolean NOT NULL DEFAULT false,
     epoch             bigint NOT NULL DEFAULT 1,
-    system_identifier text,
-    timeline          bigint,
+    -- Tells a restored database from the one that it was: see the relay.
+    history           text,
     -- Last number given, and what the users amount to with it.
     sequence          bigint NOT NULL DEFAULT 0,
     user_count        bigint NOT NULL DEFAULT 0,

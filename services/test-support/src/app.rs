@@ -16,7 +16,8 @@ use crate::{
 /// Generous: speed is for benchmarks.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
-const ADMIN_TOKEN: &str = "test-admin-token-0123456789";
+/// Bearer token of server B's admin API.
+pub const ADMIN_TOKEN: &str = "test-admin-token-0123456789";
 
 /// Where an [`App`] finds its servers and how its processes are started.
 #[derive(Debug, Clone)]
@@ -222,12 +223,28 @@ impl App {
 
     /// Starts one more replica; does not wait for it to be ready.
     pub fn start_a(&mut self) {
-        let instance = format!("a-{}", self.replicas.len());
-        let command = self
-            .setup
-            .command("server-a", &self.setup.a_rabbitmq_url)
-            .env("INSTANCE", instance);
-        self.replicas.push(Node::start(command));
+        self.start_at_once(1);
+    }
+
+    /// Starts more replicas at one moment; does not wait for them to be ready.
+    ///
+    /// # Panics
+    /// When one does not start.
+    pub fn start_at_once(&mut self, replicas: usize) {
+        let first = self.replicas.len();
+        let starting: Vec<_> = (first..first + replicas)
+            .map(|number| {
+                let command = self
+                    .setup
+                    .command("server-a", &self.setup.a_rabbitmq_url)
+                    .env("INSTANCE", format!("a-{number}"));
+                std::thread::spawn(move || Node::start(command))
+            })
+            .collect();
+        let started = starting
+            .into_iter()
+            .map(|node| node.join().expect("it starts"));
+        self.replicas.extend(started);
     }
 
     /// Waits until every running process is ready.
@@ -285,20 +302,6 @@ impl App {
     /// Runs SQL that PostgreSQL may refuse.
     pub fn try_sql(&self, sql: &str) -> Result<String> {
         psql(&self.setup.database_url, sql)
-    }
-
-    /// Runs SQL on another database of the same server.
-    ///
-    /// # Panics
-    /// When PostgreSQL refuses.
-    pub fn sql_on(&self, database: &str, sql: &str) {
-        let (server, _) = self
-            .setup
-            .database_url
-            .rsplit_once('/')
-            .expect("a URL with a name");
-        psql(&format!("{server}/{database}"), sql)
-            .unwrap_or_else(|error| panic!("{sql}: {error:#}"));
     }
 
     /// A steady load of writes; see [`Writer`].

@@ -1,5 +1,6 @@
 //! A TCP proxy on the loopback whose link can be broken.
 
+use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use socket2::SockRef;
+
+/// Bytes of what a client says first that are kept: an AMQP client names its connection in them.
+const OPENING: usize = 4096;
 
 /// What the relay does with its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,10 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     link: Link,
+    /// Connections in whose opening this stands are silent, whatever the link.
+    silenced: Option<String>,
+    /// What the client of each connection said first.
+    openings: HashMap<u64, Vec<u8>>,
     closed: bool,
     next_id: u64,
     /// Both ends of every connection, by which they can be closed from outside their threads.
@@ -53,6 +61,8 @@ impl TcpRelay {
         let address = listener.local_addr()?;
         let state = State {
             link: Link::Up,
+            silenced: None,
+            openings: HashMap::new(),
             closed: false,
             next_id: 0,
             streams: Vec::new(),
@@ -85,6 +95,13 @@ impl TcpRelay {
                 reset(&stream);
             }
         }
+        self.shared.changed.notify_all();
+    }
+
+    /// Makes those connections silent, open ones and those to come, in whose first bytes the client says `text`; the
+    /// others go on. `None` ends it.
+    pub fn silence_naming(&self, text: Option<&str>) {
+        self.shared.lock().silenced = text.map(str::to_owned);
         self.shared.changed.notify_all();
     }
 
@@ -130,6 +147,22 @@ impl Drop for TcpRelay {
     }
 }
 
+impl State {
+    fn is_silent(&self, id: u64) -> bool {
+        match self.link {
+            Link::Silent => true,
+            Link::Down => false,
+            Link::Up => self.is_silenced(id).unwrap_or(false),
+        }
+    }
+
+    fn is_silenced(&self, id: u64) -> Option<bool> {
+        let text = self.silenced.as_ref()?.as_bytes();
+        let mut parts = self.openings.get(&id)?.windows(text.len());
+        Some(parts.any(|part| part == text))
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -153,7 +186,9 @@ impl Shared {
             thread::spawn(move || {
                 // An error is a connection that ended: both sides see that, nobody else need.
                 let _ = shared.forward(id, client);
-                shared.lock().streams.retain(|(other, _)| *other != id);
+                let mut state = shared.lock();
+                state.streams.retain(|(other, _)| *other != id);
+                state.openings.remove(&id);
             });
         }
     }
@@ -161,7 +196,7 @@ impl Shared {
     fn forward(self: &Arc<Self>, id: u64, client: TcpStream) -> io::Result<()> {
         self.register(id, &client)?;
         // Through a silent link nobody learns that the server is there.
-        self.wait_until_up()?;
+        self.wait_until_up(id)?;
         let server = TcpStream::connect_timeout(&self.target, Duration::from_secs(5))
             .inspect_err(|_| reset(&client))?;
         self.register(id, &server)?;
@@ -170,8 +205,11 @@ impl Shared {
         }
         let upwards = Arc::clone(self);
         let (from, to) = (client.try_clone()?, server.try_clone()?);
-        let up = thread::spawn(move || upwards.pump(from, to, &upwards.to_server));
-        self.pump(server, client, &self.to_client);
+        let up = thread::spawn(move || {
+            let note = |bytes: &[u8]| upwards.note_opening(id, bytes);
+            upwards.pump(id, from, to, &upwards.to_server, note);
+        });
+        self.pump(id, server, client, &self.to_client, |_| ());
         // A panic there has ended that direction as an error would.
         let _ = up.join();
         Ok(())
@@ -188,13 +226,30 @@ impl Shared {
         Ok(())
     }
 
-    /// Copies one direction until its end.
-    fn pump(&self, mut from: TcpStream, mut to: TcpStream, count: &AtomicU64) {
+    fn note_opening(&self, id: u64, bytes: &[u8]) {
+        let mut state = self.lock();
+        let opening = state.openings.entry(id).or_default();
+        let missing = OPENING.saturating_sub(opening.len());
+        opening.extend(bytes.iter().take(missing));
+    }
+
+    /// Copies one direction until its end; `note` sees what is read before it is forwarded.
+    fn pump(
+        &self,
+        id: u64,
+        mut from: TcpStream,
+        mut to: TcpStream,
+        count: &AtomicU64,
+        note: impl Fn(&[u8]),
+    ) {
         let mut buffer = [0; 16 * 1024];
         loop {
             let read = from.read(&mut buffer);
+            if let Ok(length) = read {
+                note(&buffer[..length]);
+            }
             // What was read, an end included, is held back while the link is silent.
-            if self.wait_until_up().is_err() {
+            if self.wait_until_up(id).is_err() {
                 return;
             }
             match read {
@@ -215,11 +270,11 @@ impl Shared {
         }
     }
 
-    fn wait_until_up(&self) -> io::Result<()> {
+    fn wait_until_up(&self, id: u64) -> io::Result<()> {
         let state = self.lock();
         let state = self
             .changed
-            .wait_while(state, |state| state.link == Link::Silent)
+            .wait_while(state, |state| state.is_silent(id))
             .unwrap_or_else(PoisonError::into_inner);
         match state.link {
             Link::Down => Err(io::ErrorKind::ConnectionReset.into()),

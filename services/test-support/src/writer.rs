@@ -103,9 +103,9 @@ fn pace(
     let start = Instant::now();
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
-        let due = (start.elapsed().as_secs_f64() * f64::from(per_second)).floor();
+        let due = start.elapsed().as_millis() * u128::from(per_second) / 1_000;
         let mut lines = String::new();
-        while (number as f64) < due {
+        while u128::from(number) < due {
             lines += &statement(number);
             lines += ";\n";
             number += 1;

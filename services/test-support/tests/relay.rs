@@ -40,6 +40,18 @@ fn receive(stream: &mut TcpStream, length: usize) -> std::io::Result<String> {
     Ok(String::from_utf8(buffer).expect("text"))
 }
 
+/// Sends `text` and gets nothing back for a while.
+fn assert_silent(stream: &mut TcpStream, text: &str) {
+    stream
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .expect("a valid timeout");
+    let silence = echo(stream, text).expect_err("silence");
+    assert_eq!(silence.kind(), ErrorKind::WouldBlock);
+    stream
+        .set_read_timeout(Some(DEADLINE))
+        .expect("a valid timeout");
+}
+
 #[test]
 fn bytes_are_forwarded_and_counted_both_ways() {
     let relay = TcpRelay::start(echo_server()).expect("a relay");
@@ -98,14 +110,7 @@ fn a_silent_link_keeps_connections_and_delivers_nothing_until_it_is_healed() {
     relay.set_link(Link::Silent);
     let mut new = connect(&relay);
     for stream in [&mut old, &mut new] {
-        stream
-            .set_read_timeout(Some(Duration::from_millis(200)))
-            .expect("a valid timeout");
-        let silence = echo(stream, "again").expect_err("silence");
-        assert_eq!(silence.kind(), ErrorKind::WouldBlock);
-        stream
-            .set_read_timeout(Some(DEADLINE))
-            .expect("a valid timeout");
+        assert_silent(stream, "again");
     }
     assert_eq!(relay.bytes_to_server(), 5);
 
@@ -113,6 +118,26 @@ fn a_silent_link_keeps_connections_and_delivers_nothing_until_it_is_healed() {
     for stream in [&mut old, &mut new] {
         assert_eq!(receive(stream, 5).expect("what was held back"), "again");
     }
+}
+
+#[test]
+fn connections_that_name_themselves_so_are_silent_while_others_go_on() {
+    let relay = TcpRelay::start(echo_server()).expect("a relay");
+    let (mut named, mut other) = (connect(&relay), connect(&relay));
+    echo(&mut named, "I am the subscriber").expect("an echo");
+    echo(&mut other, "I am the publisher").expect("an echo");
+
+    relay.silence_naming(Some("subscriber"));
+    assert_silent(&mut named, "again");
+    assert_eq!(echo(&mut other, "again").expect("an echo"), "again");
+    // The name may come in parts: what it completes is held back.
+    let mut new = connect(&relay);
+    echo(&mut new, "I am the sub").expect("an echo");
+    assert_silent(&mut new, "scriber");
+
+    relay.silence_naming(None);
+    assert_eq!(receive(&mut named, 5).expect("held back"), "again");
+    assert_eq!(receive(&mut new, 7).expect("held back"), "scriber");
 }
 
 #[test]

@@ -40,8 +40,10 @@ const SLEEPING_POLL: Duration = Duration::from_millis(100);
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often replicas are told what the users amount to.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(1);
-/// How often a relay without a broker shortens its backlog.
-const COALESCE_EVERY: Duration = Duration::from_secs(2);
+/// How often a relay without a broker shortens its backlog; more seldom when that takes long.
+const COALESCE_EVERY: Duration = Duration::from_millis(500);
+/// Pause after shortening the backlog, in multiples of the time that it took.
+const COALESCE_PAUSE: u32 = 10;
 /// Pause after an error.
 const RETRY: Duration = Duration::from_millis(500);
 /// A scrape must not wait for a database that is down.
@@ -148,7 +150,7 @@ impl Relay {
             number: state.term,
             last_work: Instant::now(),
             last_bookmark: None,
-            last_coalesce: Instant::now(),
+            next_coalesce: Instant::now(),
             asleep: false,
             in_backlog: false,
         };
@@ -166,7 +168,7 @@ struct Term<'a> {
     number: i64,
     last_work: Instant,
     last_bookmark: Option<Instant>,
-    last_coalesce: Instant,
+    next_coalesce: Instant,
     asleep: bool,
     /// The last batch was full: coalescing may have put a key's new holder before the change by which its old one lost
     /// it, so digests agree only at the end of the backlog.
@@ -277,12 +279,14 @@ impl Term<'_> {
             numbering::set_sleeping(&self.relay.pool, false).await?;
             self.asleep = false;
         }
-        if self.last_coalesce.elapsed() >= COALESCE_EVERY {
-            self.last_coalesce = Instant::now();
+        let began = Instant::now();
+        if began >= self.next_coalesce {
             let removed = numbering::coalesce(&self.relay.pool, self.number).await?;
             if removed > 0 {
-                tracing::info!(removed, "superseded changes removed from the outbox");
+                tracing::debug!(removed, "superseded changes removed from the outbox");
             }
+            self.next_coalesce =
+                Instant::now() + COALESCE_EVERY.max(began.elapsed() * COALESCE_PAUSE);
         }
         tokio::time::sleep(SLEEPING_POLL).await;
         Ok(())

@@ -114,23 +114,28 @@ pub fn plan(rows: Vec<OutboxRow>, mut state: RelayState) -> anyhow::Result<Batch
     })
 }
 
-/// Begins a term: whoever numbered before is fenced. A database that is not the one it was (restored elsewhere,
-/// failed over) begins a new epoch.
+/// Begins a term: whoever numbered before is fenced. A database that may not be the one that the replicas know (another
+/// server or timeline, or put back from a base backup or a dump) begins a new epoch: it would give the numbers that were
+/// lost once more.
 pub async fn take_term(pool: &PgPool) -> anyhow::Result<RelayState> {
     let row: StateRow = sqlx::query_as(
         "WITH now AS (
-             SELECT system_identifier::text AS system_identifier,
-                    -- The first eight hex digits of a WAL file's name are its timeline.
-                    ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint AS timeline
-             FROM pg_control_system()
+             SELECT concat_ws('/',
+                 system_identifier,
+                 -- The first eight hex digits of a WAL file's name are its timeline.
+                 left(pg_walfile_name(pg_current_wal_lsn()), 8),
+                 -- A base backup cannot be put back without a restart, nor a dump without other tables.
+                 extract(epoch FROM pg_postmaster_start_time()),
+                 (SELECT oid FROM pg_database WHERE datname = current_database()),
+                 'relay_state'::regclass::oid
+             ) AS history FROM pg_control_system()
          )
          UPDATE relay_state SET
              term = term + 1,
-             epoch = CASE WHEN relay_state.system_identifier <> now.system_identifier
-                            OR relay_state.timeline <> now.timeline
-                          THEN epoch + 1 ELSE epoch END,
-             system_identifier = now.system_identifier,
-             timeline = now.timeline
+             -- By the clock, since the epoch after this one may have been lost, too.
+             epoch = CASE WHEN relay_state.history <> now.history
+                          THEN greatest(epoch + 1, extract(epoch FROM clock_timestamp())::bigint) ELSE epoch END,
+             history = now.history
          FROM now
          RETURNING relay_state.*",
     )

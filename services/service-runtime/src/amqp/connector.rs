@@ -22,6 +22,9 @@ use crate::config::AmqpArgs;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Seconds. Under 5 gives false alarms; 10 finds a dead peer within 20.
 const HEARTBEAT: u16 = 10;
+/// Bytes. lapin keeps two rings of 32 frames for each connection: with the broker's 128 KiB they are 8 MiB, and most of
+/// the process's memory.
+const FRAME_MAX: u32 = 16 * 1024;
 /// The longest pause between two tries.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 /// Longest wait for the declarations on a new connection.
@@ -113,6 +116,7 @@ impl Connector {
             "/".clone_into(&mut uri.vhost);
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
+        uri.query.frame_max.get_or_insert(FRAME_MAX);
         let ca = args
             .rabbitmq_ca_file
             .as_ref()

@@ -159,6 +159,20 @@ impl Management {
         }
     }
 
+    /// Declares a durable queue and binds it to a fanout exchange.
+    pub fn bind_queue(&self, vhost: &str, exchange: &str, queue: &str) -> Result<()> {
+        let (vhost, exchange, queue) = (segment(vhost), segment(exchange), segment(queue));
+        let durable = json!({"durable": true});
+        self.call(
+            "PUT",
+            &format!("/api/queues/{vhost}/{queue}"),
+            Some(&durable),
+        )?;
+        let path = format!("/api/bindings/{vhost}/e/{exchange}/q/{queue}");
+        let bound = self.call("POST", &path, Some(&json!({})))?;
+        bound.map(drop).context("no such exchange")
+    }
+
     /// Deletes a queue with its messages.
     pub fn delete_queue(&self, vhost: &str, name: &str) -> Result<()> {
         let path = format!("/api/queues/{}/{}", segment(vhost), segment(name));

@@ -41,6 +41,24 @@ pub fn ensure() -> Result<Programs> {
     find()
 }
 
+/// Installs by apt the packages of programs that are neither in `PATH` nor, given with a `/`, where they are looked for;
+/// no system service is started. Each program is paired with its package.
+///
+/// # Errors
+/// As of [`ensure`].
+pub fn ensure_programs(programs: &[(&str, &str)]) -> Result<()> {
+    let mut missing: Vec<&str> = Vec::new();
+    for (program, package) in programs {
+        if !is_program(program) && !missing.contains(package) {
+            missing.push(package);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(&missing)
+}
+
 /// Finds the server programs without installing anything.
 pub fn find() -> Result<Programs> {
     Ok(Programs {
@@ -53,6 +71,15 @@ pub fn find() -> Result<Programs> {
 /// The directory of `postgres`, `initdb` and `psql`.
 pub fn find_postgres_bin() -> Result<PathBuf> {
     postgres_bin().context("the package postgresql is not installed")
+}
+
+/// Whether a program can be run; administrators' programs may be outside of a user's `PATH`.
+fn is_program(name: &str) -> bool {
+    let of_administrators = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(of_administrators)
+        .any(|dir| dir.join(name).exists())
 }
 
 fn rabbitmq_server() -> Option<PathBuf> {
@@ -130,9 +157,12 @@ fn run_as_root(as_root: &[&str], command: &[&str]) -> Result<()> {
 fn disable_at_boot(as_root: &[&str], packages: &[&str]) {
     if Path::new("/run/systemd/system").exists() {
         for package in packages {
-            let unit = format!("{package}.service");
-            // Only a nicety: the private servers work either way.
-            let _ = run_as_root(as_root, &["systemctl", "disable", "--quiet", &unit]);
+            // A unit is called like its package, or like the program (etcd).
+            for name in [package, package.trim_end_matches("-server")] {
+                let unit = format!("{name}.service");
+                // Only a nicety: the private servers work either way.
+                let _ = run_as_root(as_root, &["systemctl", "disable", "--quiet", &unit]);
+            }
         }
     }
 }

@@ -167,8 +167,47 @@ impl Postgres {
         Ok(())
     }
 
+    /// Takes a base backup of the running server into its directory, in place of an older one.
+    pub fn base_backup(&self) -> Result<()> {
+        let backup = self.backup();
+        let _ = fs::remove_dir_all(&backup);
+        self.dir.subdir("backup")?;
+        hand_over(&backup)?;
+        let output = self
+            .command("pg_basebackup")
+            .args([
+                "--checkpoint",
+                "fast",
+                "--wal-method",
+                "stream",
+                "--no-sync",
+            ])
+            .args(["--dbname", &self.url("postgres"), "--pgdata"])
+            .arg(&backup)
+            .output()
+            .context("running pg_basebackup")?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "pg_basebackup: {error}");
+        Ok(())
+    }
+
+    /// Puts the base backup in the place of the data and starts the server from it, after [`Self::stop`] or
+    /// [`Self::kill9`].
+    pub fn restore(&mut self) -> Result<()> {
+        ensure!(self.server.is_none(), "PostgreSQL runs");
+        // Sessions of the killed server still work in the directory.
+        self.clear_up_after_crash()?;
+        fs::remove_dir_all(self.data()).context("removing the data")?;
+        fs::rename(self.backup(), self.data()).context("taking the backup's place")?;
+        self.start_again()
+    }
+
     fn data(&self) -> PathBuf {
         self.dir.join("data")
+    }
+
+    fn backup(&self) -> PathBuf {
+        self.dir.join("backup")
     }
 
     fn init(&self) -> Result<()> {

@@ -3,6 +3,17 @@
 //!
 //! `cargo xtask test` runs them with the smaller counts, `cargo xtask test --tier faults` with the full ones.
 
+mod black_hole;
+mod broker;
+mod calm;
+mod drift;
+mod leader;
+mod million;
+mod races;
+mod restart;
+mod restore;
+mod stream;
+
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// Set to `faults` by `cargo xtask test --tier faults`.

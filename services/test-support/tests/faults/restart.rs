@@ -1,0 +1,119 @@
+//! Ten replicas restart at once under load.
+
+use std::collections::HashSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use test_support::app::{App, DEADLINE, Node, Setup, Verdict, bulk_key};
+use test_support::eventually;
+
+use crate::count;
+
+const REPLICAS: usize = 10;
+const WRITES_PER_SECOND: u32 = 500;
+/// Requests with valid keys that each replica gets once it is ready.
+const REQUESTS: u64 = 300;
+
+/// What one replica did after its start.
+struct Restart {
+    ready_after: Duration,
+    /// Requests with valid keys that were answered 503 before.
+    too_early: u64,
+}
+
+#[test]
+fn ten_replicas_restarted_at_once_refuse_no_valid_key_and_share_one_read_of_the_table() {
+    let _alone = crate::alone();
+    let users = count(100_000, 10_000);
+    let (setup, guards) = Setup::shared();
+    let mut app = App::new(setup, Some(guards));
+    app.start_all(0);
+    app.bulk_users(users);
+    app.start_at_once(REPLICAS);
+    app.wait_ready();
+    app.converged(DEADLINE);
+    // Whatever is written, each key stays valid.
+    let writer = app.writer(WRITES_PER_SECOND, move |number| {
+        format!(
+            "UPDATE users SET daily_quota = daily_quota + 1 WHERE username = 'user-{}'",
+            number * 7_919 % users + 1
+        )
+    });
+    eventually(DEADLINE, "the load to be on", || writer.written() > 100);
+
+    let before = reads(&app);
+    for replica in std::mem::take(&mut app.replicas) {
+        replica.process.kill9().expect("a replica can be killed");
+    }
+    app.start_at_once(REPLICAS);
+    let restarts: Vec<Restart> = thread::scope(|scope| {
+        let watched: Vec<_> = (app.replicas.iter())
+            .map(|replica| scope.spawn(|| restarted(&app, replica, users)))
+            .collect();
+        (watched.into_iter())
+            .map(|replica| replica.join().expect("see above"))
+            .collect()
+    });
+    app.wait_ready();
+    let written = writer.stop();
+    app.converged(DEADLINE);
+    let read: Vec<String> = reads(&app).difference(&before).cloned().collect();
+    let log = || app.server_b.as_ref().map(|b| b.process.last_lines(40));
+    assert_eq!(read.len(), 1, "{read:?}\n{}", log().unwrap_or_default());
+    let slowest = restarts.iter().map(|restart| restart.ready_after).max();
+    println!(
+        "6 restart: {REPLICAS} replicas at once with {users} users under {written} writes: ready after {:.1} s, none \
+         before it was complete; {} requests before answered 503, {} after accepted, no valid key refused; {} read \
+         of the table",
+        slowest.unwrap_or_default().as_secs_f64(),
+        restarts
+            .iter()
+            .map(|restart| restart.too_early)
+            .sum::<u64>(),
+        REQUESTS * REPLICAS as u64,
+        read.len()
+    );
+}
+
+/// Follows a replica from its start: as long as it is not ready it refuses to serve, rather than a key.
+fn restarted(app: &App, replica: &Node, users: u64) -> Restart {
+    let started = Instant::now();
+    let mut too_early = 0;
+    let verdict = |number: u64| {
+        let user = number * 7_919 % users + 1;
+        app.verdict(replica, &bulk_key(&format!("user-{user}")))
+    };
+    eventually(DEADLINE, "a restarted replica to be ready", || {
+        let ready = replica.ready(app.http());
+        if ready.is_err() {
+            match verdict(too_early) {
+                Verdict::NotServing => too_early += 1,
+                // It became ready in between.
+                seen => assert_eq!(seen, Verdict::Accepted),
+            }
+        }
+        ready
+    });
+    let ready_after = started.elapsed();
+    let status = replica.status(app.http());
+    assert_eq!(status["users"], users, "ready with {status}");
+    for number in 0..REQUESTS {
+        assert_eq!(verdict(number), Verdict::Accepted, "user {number}");
+    }
+    Restart {
+        ready_after,
+        too_early,
+    }
+}
+
+/// The reads of the table that server B has made for snapshots, whether or not they reached anyone.
+fn reads(app: &App) -> HashSet<String> {
+    (app.output().lines())
+        .filter(|line| line.contains("\"snapshot_id\""))
+        .filter_map(|line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            Some(line["fields"]["snapshot_id"].as_str()?.to_owned())
+        })
+        .collect()
+}
