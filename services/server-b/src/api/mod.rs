@@ -6,6 +6,7 @@ mod error;
 mod full_syncs;
 mod json;
 mod replicas;
+mod sms;
 #[cfg(test)]
 mod tests;
 mod users;
@@ -77,6 +78,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/admin/v1/replicas", get(replicas::list))
         .route("/admin/v1/full-syncs", post(full_syncs::create))
         .route("/admin/v1/full-syncs/{sync_id}", get(full_syncs::get))
+        .route("/admin/v1/sms/{message_id}", get(sms::get))
         .fallback(api::not_found)
         .method_not_allowed_fallback(api::method_not_allowed)
         .layer(layers)

@@ -144,6 +144,11 @@ async fn an_unknown_path_is_404_and_a_wrong_method_405_with_allow() {
         (status.as_u16(), &problem["code"]),
         (404, &"sync_not_found".into())
     );
+    let (status, _, problem) = send("GET", "/admin/v1/sms/latest", "").await;
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (404, &"sms_not_found".into())
+    );
 }
 
 #[tokio::test]
@@ -283,6 +288,11 @@ async fn an_unreachable_database_is_503_with_retry_after() {
         ("DELETE", "/admin/v1/users/1", ""),
         ("POST", "/admin/v1/users/1/rotate-key", ""),
         ("POST", "/admin/v1/full-syncs", ""),
+        (
+            "GET",
+            "/admin/v1/sms/0198c5a0-0000-7000-8000-000000000001",
+            "",
+        ),
     ] {
         let (status, headers, problem) = send(method, path, body).await;
         assert_eq!(

@@ -13,3 +13,5 @@ pub mod provider;
 mod delivery;
 mod metrics;
 mod store;
+
+pub use store::{SmsStatus, find};

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use service_runtime::database::StoreError;
 use service_runtime::trace::TraceContext;
 use sqlx::PgPool;
+use time::OffsetDateTime;
 use uuid::Uuid;
-use wire_contract::SmsEnvelope;
+use wire_contract::{SmsEnvelope, UserId};
 
 use super::provider::OutboundSms;
 
@@ -169,6 +171,42 @@ pub async fn finish(pool: &PgPool, outcomes: &[Outcome]) -> sqlx::Result<u64> {
     .execute(pool)
     .await?;
     Ok(stored.rows_affected())
+}
+
+/// What became of an SMS, without its number and text.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub struct SmsStatus {
+    /// Names it.
+    pub message_id: Uuid,
+    /// Who sent it.
+    pub user_id: UserId,
+    /// `queued`, `sending`, `sent`, `delivered`, `undelivered`, `failed`, `expired` or `rejected`.
+    pub status: String,
+    /// Why it was rejected or failed.
+    pub error_code: Option<String>,
+    /// Times that it was taken for dispatch.
+    pub attempts: i32,
+    /// When server A took it.
+    #[serde(with = "time::serde::rfc3339")]
+    pub submitted_at: OffsetDateTime,
+    /// When it came from the queue.
+    #[serde(with = "time::serde::rfc3339")]
+    pub received_at: OffsetDateTime,
+    /// Since when `status` is what it is.
+    #[serde(with = "time::serde::rfc3339")]
+    pub status_changed_at: OffsetDateTime,
+}
+
+/// The state of an SMS.
+pub async fn find(pool: &PgPool, message_id: Uuid) -> sqlx::Result<Option<SmsStatus>> {
+    sqlx::query_as(
+        "SELECT message_id, user_id, status, error_code, attempts, submitted_at, received_at,
+                status_changed_at
+         FROM sms_messages WHERE message_id = $1",
+    )
+    .bind(message_id)
+    .fetch_optional(pool)
+    .await
 }
 
 #[cfg(test)]
