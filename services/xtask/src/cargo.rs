@@ -13,6 +13,9 @@ use test_support::children::{self, Process};
 use crate::interrupt::Interrupt;
 use crate::workspace;
 
+/// The services. Their packages, binaries and images are all called so.
+pub const SERVICES: [&str; 4] = ["server-b", "server-a", "user-service", "resync"];
+
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Cargo in this checkout, with its output on the terminal. Marked by `state_dir`, so that a later run can end it.
@@ -40,18 +43,15 @@ pub fn command(state_dir: &Path, arguments: &[&str]) -> Result<Command> {
 
 /// Builds the services.
 pub fn build(state_dir: &Path, interrupt: &Interrupt) -> Result<()> {
+    build_profile(state_dir, "fast", interrupt)
+}
+
+/// Builds them with another profile: always all of them by one call, because cargo builds a dependency again for each
+/// other set of its features.
+pub fn build_profile(state_dir: &Path, profile: &str, interrupt: &Interrupt) -> Result<()> {
     println!("Building the services …");
-    let arguments = [
-        "build",
-        "--profile",
-        "fast",
-        "-p",
-        "server-a",
-        "-p",
-        "server-b",
-        "-p",
-        "user-service",
-    ];
+    let mut arguments = vec!["build", "--profile", profile];
+    arguments.extend(SERVICES.iter().flat_map(|package| ["-p", package]));
     run(command(state_dir, &arguments)?, interrupt)
 }
 
@@ -103,7 +103,7 @@ fn words(command: &Command) -> String {
     let arguments = command
         .get_args()
         .skip_while(|argument| *argument != "--")
-        .skip(2);
+        .skip(1);
     let words: Vec<_> = arguments.map(std::ffi::OsStr::to_string_lossy).collect();
-    format!("cargo {}", words.join(" "))
+    words.join(" ")
 }

@@ -2,8 +2,12 @@
 
 mod auth_event;
 mod cargo;
+mod chart;
 mod check;
+mod cluster;
+mod images;
 mod interrupt;
+mod process;
 mod servers;
 mod services;
 mod test;
@@ -33,6 +37,15 @@ enum Command {
     Test(test::Args),
     /// Play the auth-service: publish `UserCreated` events of made-up users to the broker of `cargo xtask up`
     AuthEvent(auth_event::Args),
+    /// Check the Helm chart, the manifests below k8s/ and the Tiltfile without a cluster
+    Chart(chart::Args),
+    /// Build one image per service, with Docker or Buildah
+    Images(images::Args),
+    /// Run a throwaway Kubernetes cluster until Ctrl-C
+    ///
+    /// Needs root. Missing packages are installed by apt, the rest is built from Go modules once and kept in the user's
+    /// cache directory. State and logs are in target/cluster.
+    Cluster(cluster::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +53,9 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(&args),
         Command::Test(args) => test::run(&args),
         Command::AuthEvent(args) => auth_event::run(&args),
+        Command::Chart(args) => chart::run(&args),
+        Command::Images(args) => images::command(&args),
+        Command::Cluster(args) => cluster::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("Error: {error:#}");

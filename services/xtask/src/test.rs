@@ -7,6 +7,7 @@ use test_support::servers::packages;
 use test_support::{BIN_DIR_VAR, DATABASE_VAR, MANAGEMENT_VAR, RABBITMQ_VAR};
 
 use crate::cargo;
+use crate::chart::Checks;
 use crate::interrupt::Interrupt;
 use crate::servers::Servers;
 use crate::workspace::{self, State};
@@ -79,12 +80,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut sum = Summary::default();
     let status = cargo::run_looking(command, &interrupt, |line| sum.add(line))?;
     drop((rabbitmq, postgres));
-    let rules = if args.arguments.is_empty() && args.tier.is_none() {
+    let all = args.arguments.is_empty() && args.tier.is_none();
+    let rules = if all {
         let command = cargo::command(state.dir(), &MERGE_RULES)?;
         cargo::run_looking(command, &interrupt, |line| sum.add(line))?.success()
     } else {
         true
     };
+    let mut chart = true;
+    if all {
+        let checks = Checks::new(&state, &interrupt)?.run()?;
+        chart = checks.failed == 0;
+        sum.passed += checks.passed;
+        sum.failed += checks.failed;
+        sum.ignored += checks.skipped;
+    }
     if !status.success() && sum.failed == 0 {
         println!("A test program did not build, or crashed before its summary.");
     }
@@ -92,7 +102,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         "{} passed, {} failed, {} ignored",
         sum.passed, sum.failed, sum.ignored
     );
-    Ok(if status.success() && rules {
+    Ok(if status.success() && rules && chart {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -1,0 +1,12 @@
+{{- define "identity-sync.serverA.env" -}}
+{{ include "identity-sync.commonEnv" . }}
+# Also the name by which server B knows the replica, and by which the resync Job finds its pod.
+- name: INSTANCE
+  valueFrom:
+    fieldRef: {fieldPath: metadata.name}
+{{ include "identity-sync.rabbitmq.env" (dict "root" . "user" "server-a") }}
+- name: FAIL_CLOSED_AFTER_SECONDS
+  value: {{ .Values.serverA.failClosedAfterSeconds | quote }}
+- name: MAX_STALENESS_SECONDS
+  value: {{ .Values.serverA.maxStalenessSeconds | quote }}
+{{- end }}

@@ -1,0 +1,32 @@
+{{- define "identity-sync.serverB.env" -}}
+{{ include "identity-sync.commonEnv" . }}
+- name: ADMIN_TOKEN_FILE
+  value: /etc/server-b/admin-token
+- name: API_KEY_MODE
+  value: {{ .Values.serverB.apiKeyMode }}
+{{- if eq .Values.serverB.apiKeyMode "plain" }}
+- name: KEY_SEALING_KEY_FILE
+  value: /etc/server-b/sealing-keys
+{{- end }}
+{{ include "identity-sync.rabbitmq.env" (dict "root" . "user" "server-b") }}
+{{ include "identity-sync.postgresql.env" (dict "root" . "user" "server-b" "database" "identity_sync") }}
+- name: DATABASE_MAX_CONNECTIONS
+  value: {{ .Values.serverB.databaseMaxConnections | quote }}
+- name: AUDIT_INTERVAL_SECONDS
+  value: {{ .Values.serverB.auditIntervalSeconds | quote }}
+{{- end }}
+
+{{- define "identity-sync.serverB.volumes" -}}
+- name: secrets
+  secret:
+    secretName: {{ include "identity-sync.serverB.secretName" .root }}
+    defaultMode: 0440
+    items:
+      - {key: admin-token, path: admin-token}
+      {{- if eq .root.Values.serverB.apiKeyMode "plain" }}
+      - {key: sealing-keys, path: sealing-keys}
+      {{- end }}
+- name: tmp
+  emptyDir: {sizeLimit: {{ .root.Values.serverB.tmpSizeLimit }}}
+{{ include "identity-sync.caVolumes" . }}
+{{- end }}

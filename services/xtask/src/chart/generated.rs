@@ -1,0 +1,128 @@
+//! The files that are made from the chart: they are committed, and a check fails when they differ.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::values::Values;
+use super::{CHART, Checks, KUBERNETES};
+use crate::cluster::tools;
+use crate::process;
+
+/// Rendered folders below `k8s/`, each by the `values.yaml` in it, and the chart's folders of templates that go there.
+const RENDERED: [(&str, &[&str]); 2] = [
+    ("base", &["server-a", "server-b", "user-service", "resync"]),
+    ("overlays/development", &["rabbitmq", "postgresql"]),
+];
+
+/// Fails with the names of the files that are not what they would be made now.
+pub fn check(checks: &Checks<'_>) -> Result<()> {
+    let mut stale = Vec::new();
+    for (path, text) in files(checks)? {
+        if fs::read_to_string(&path).unwrap_or_default() != text {
+            let path = path.strip_prefix(&checks.root).unwrap_or(&path);
+            stale.push(path.display().to_string());
+        }
+    }
+    ensure!(
+        stale.is_empty(),
+        "not what the chart gives now; run `cargo xtask chart --write`: {}",
+        stale.join(", ")
+    );
+    Ok(())
+}
+
+/// Paths and texts of all of them.
+pub fn files(checks: &Checks<'_>) -> Result<Vec<(PathBuf, String)>> {
+    let chart = checks.root.join(CHART);
+    let values = Values::read(&read(&chart.join("values.yaml"))?)?;
+    let readme = chart.join("README.md");
+    let text = values.readme(&read(&readme)?)?;
+    let mut files = vec![
+        (chart.join("values.schema.json"), values.schema()?),
+        (readme, text),
+    ];
+    for (dir, folders) in RENDERED {
+        files.extend(manifests(checks, dir, folders)?);
+    }
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// One file for each folder of templates.
+fn manifests(checks: &Checks<'_>, dir: &str, folders: &[&str]) -> Result<Vec<(PathBuf, String)>> {
+    let dir = checks.root.join("k8s").join(dir);
+    let mut command = Command::new(checks.program(tools::HELM4)?);
+    command
+        .current_dir(&checks.root)
+        .args([
+            "template",
+            "identity-sync",
+            CHART,
+            "--namespace",
+            "identity-sync",
+            "--no-hooks",
+        ])
+        .args(["--kube-version", KUBERNETES[0], "-f"])
+        .arg(dir.join("values.yaml"));
+    let rendered = process::run(&mut command)?;
+    let by_folder = by_folder(&rendered);
+    let file = |folder: &&str| {
+        let documents = by_folder
+            .get(folder)
+            .with_context(|| format!("nothing was rendered of templates/{folder}"))?;
+        let head = "# Rendered from charts/identity-sync by `cargo xtask chart --write`.\n";
+        Ok((
+            dir.join(format!("{folder}.yaml")),
+            format!("{head}{}", documents.join("---\n")),
+        ))
+    };
+    folders.iter().map(file).collect()
+}
+
+/// The documents of each folder of templates, without what only Helm needs.
+fn by_folder(rendered: &str) -> BTreeMap<&str, Vec<String>> {
+    let mut folders = BTreeMap::<&str, Vec<String>>::new();
+    for document in rendered.split("---\n") {
+        let source = document
+            .lines()
+            .find_map(|line| line.strip_prefix("# Source: "));
+        let Some(folder) = source.and_then(|path| path.split('/').nth(2)) else {
+            continue;
+        };
+        let lines = document.lines().filter(|line| {
+            let line = line.trim_start();
+            ![
+                "# Source: ",
+                "helm.sh/chart: ",
+                "app.kubernetes.io/managed-by: ",
+            ]
+            .iter()
+            .any(|start| line.starts_with(start))
+        });
+        let lines: Vec<&str> = lines.collect();
+        let text = format!("{}\n", lines.join("\n").trim_end());
+        folders.entry(folder).or_default().push(text);
+    }
+    folders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_sorted_by_folder_and_lose_what_only_helm_needs() {
+        let rendered = "---\n# Source: c/templates/a/x.yaml\nkind: X\n  helm.sh/chart: c-1\n---\n\
+                        # Source: c/templates/b/y.yaml\nkind: Y\n---\n# Source: c/templates/a/z.yaml\nkind: Z\n";
+        let folders = by_folder(rendered);
+        assert_eq!(folders["a"], ["kind: X\n", "kind: Z\n"]);
+        assert_eq!(folders["b"], ["kind: Y\n"]);
+    }
+}
