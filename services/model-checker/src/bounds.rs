@@ -49,7 +49,7 @@ pub struct Bounds {
     pub bookmarks: u8,
     /// Restores of the database to an older state.
     pub restores: u8,
-    /// Whether only a replica's report tells of the restore (same system identifier and timeline).
+    /// Whether only a replica's report tells of the restore: the database names the history that it had before.
     pub silent_restore: bool,
     /// Snapshots after which a replica that is still not converged never will be.
     pub snapshots_at_most: u8,

@@ -130,7 +130,7 @@ impl FullSyncs {
         .fetch_one(&self.pool)
         .await
         .context("cannot look for full syncs")?;
-        if !open || !self.publisher.state().connected {
+        if !open || !self.publisher.is_open() {
             return Ok(());
         }
         // The lock lives as long as this connection, so also no longer than this process.

@@ -69,8 +69,8 @@ impl Control {
 
     /// Whether anything can be sent now.
     #[must_use]
-    pub fn is_connected(&self) -> bool {
-        self.publisher.state().connected
+    pub fn is_open(&self) -> bool {
+        self.publisher.is_open()
     }
 
     /// Asks for all users into `queue`; a repetition has the same id.

@@ -377,7 +377,7 @@ impl Session<'_> {
     }
 
     fn request(&mut self, cause: SnapshotCause) {
-        if !self.sync.control.is_connected() {
+        if !self.sync.control.is_open() {
             return;
         }
         let Some(id) = self

@@ -179,7 +179,7 @@ impl Term<'_> {
     async fn lead(&mut self) -> anyhow::Result<()> {
         loop {
             self.leadership.check().await?;
-            if !self.relay.publisher.state().connected {
+            if !self.relay.publisher.is_open() {
                 self.wait_for_broker().await?;
                 continue;
             }

@@ -15,7 +15,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Event};
 use parking_lot::RwLock;
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -160,6 +160,7 @@ impl Confirm {
 pub struct Publisher {
     jobs: mpsc::Sender<Job>,
     state: Arc<RwLock<ConnectionState>>,
+    open: watch::Receiver<bool>,
 }
 
 impl Publisher {
@@ -179,11 +180,13 @@ impl Publisher {
     {
         let (sender, receiver) = mpsc::channel(BACKLOG);
         let state = ConnectionState::shared();
+        let open = watch::Sender::new(false);
         let publisher = Self {
             jobs: sender,
             state: Arc::clone(&state),
+            open: open.subscribe(),
         };
-        let task = run(connector, purpose, set_up, state, receiver, shutdown);
+        let task = run(connector, purpose, set_up, state, open, receiver, shutdown);
         (publisher, task)
     }
 
@@ -208,6 +211,12 @@ impl Publisher {
         }
     }
 
+    /// Whether messages are taken now: the connection stands, and what is published to has been declared on it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        *self.open.borrow()
+    }
+
     /// The state of the connection.
     #[must_use]
     pub fn state(&self) -> ConnectionState {
@@ -220,6 +229,7 @@ async fn run<S>(
     purpose: &'static str,
     set_up: S,
     state: Arc<RwLock<ConnectionState>>,
+    open: watch::Sender<bool>,
     jobs: mpsc::Receiver<Job>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()>
@@ -228,9 +238,8 @@ where
 {
     // A job in the queue belongs to whichever session is up; the lock is taken by one at a time.
     let jobs = tokio::sync::Mutex::new(jobs);
-    let connected = tokio::sync::watch::Sender::new(false);
     let supervised = connector.supervise(purpose, &state, &shutdown, |connection| {
-        let (jobs, connected, set_up, shutdown) = (&jobs, &connected, &set_up, &shutdown);
+        let (jobs, open, set_up, shutdown) = (&jobs, &open, &set_up, &shutdown);
         async move {
             let prepare = async {
                 let channel = connection.create_channel().await?;
@@ -241,9 +250,9 @@ where
                 anyhow::Ok(channel)
             };
             let channel = super::connector::set_up(prepare).await?;
-            connected.send_replace(true);
+            open.send_replace(true);
             let ended = session(&connection, &channel, &mut *jobs.lock().await, shutdown).await;
-            connected.send_replace(false);
+            open.send_replace(false);
             if ended.is_ok() {
                 close(&connection).await;
             }
@@ -252,24 +261,24 @@ where
     });
     tokio::select! {
         () = supervised => Ok(()),
-        () = refuse_while_down(&jobs, connected.subscribe()) => Ok(()),
+        () = refuse_while_down(&jobs, open.subscribe()) => Ok(()),
     }
 }
 
 /// Answers at once while there is no connection: a caller can tell its client to come back.
 async fn refuse_while_down(
     jobs: &tokio::sync::Mutex<mpsc::Receiver<Job>>,
-    mut connected: tokio::sync::watch::Receiver<bool>,
+    mut open: watch::Receiver<bool>,
 ) {
     loop {
-        if connected.wait_for(|up| !up).await.is_err() {
+        if open.wait_for(|up| !up).await.is_err() {
             return;
         }
         let mut jobs = jobs.lock().await;
         loop {
             tokio::select! {
                 biased;
-                changed = connected.wait_for(|up| *up) => {
+                changed = open.wait_for(|up| *up) => {
                     if changed.is_err() {
                         return;
                     }
