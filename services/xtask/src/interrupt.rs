@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -22,6 +24,13 @@ impl Interrupt {
                 .context("handling signals")?;
         }
         Ok(Self(flag))
+    }
+
+    /// Returns when a signal has arrived.
+    pub fn wait(&self) {
+        while !self.is_set() {
+            thread::sleep(Duration::from_millis(200));
+        }
     }
 
     /// Whether a signal has arrived.

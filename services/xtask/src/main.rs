@@ -5,6 +5,7 @@ mod cargo;
 mod chart;
 mod check;
 mod cluster;
+mod e2e;
 mod images;
 mod interrupt;
 mod process;
@@ -46,6 +47,11 @@ enum Command {
     /// Needs root. Missing packages are installed by apt, the rest is built from Go modules once and kept in the user's
     /// cache directory. State and logs are in target/cluster.
     Cluster(cluster::Args),
+    /// Install the chart on a real Kubernetes cluster, and try what operators and the world do to it
+    ///
+    /// On the cluster that `KUBECONFIG` names, else on a throwaway one as of `cargo xtask cluster`. Where that cannot run,
+    /// it says what is missing and counts everything as skipped.
+    E2e(e2e::Args),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +62,7 @@ fn main() -> ExitCode {
         Command::Chart(args) => chart::run(&args),
         Command::Images(args) => images::command(&args),
         Command::Cluster(args) => cluster::run(&args),
+        Command::E2e(args) => e2e::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("Error: {error:#}");

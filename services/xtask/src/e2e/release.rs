@@ -1,0 +1,254 @@
+//! Install, upgrade, rollback, uninstall.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use test_support::try_eventually;
+
+use super::load::Load;
+use super::world::{DEADLINE, RELEASE, User, World, is_ready, name, name_of};
+
+/// Kept from the upgrade that brings them: `kubectl scale` owns the number later, and Helm 4 does not take it back.
+const FOUR_REPLICAS: &str = "serverA.replicaCount=4";
+
+/// From nothing, in a namespace that enforces Pod Security `restricted`.
+pub fn install(world: &World) -> Result<String> {
+    let namespace = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": world.namespace,
+            "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+        },
+    });
+    world.kubectl.apply(&namespace.to_string())?;
+    world.deploy("install", &world.tags[0], &[])?;
+    let pods = world.get(&["pods"])?;
+    let pods = pods["items"].as_array().context("a list of pods")?;
+    let running = pods
+        .iter()
+        .filter(|pod| pod["status"]["phase"] == "Running");
+    let unready: Vec<String> = running.filter(|pod| !is_ready(pod)).map(name_of).collect();
+    ensure!(unready.is_empty(), "not ready: {unready:?}");
+    let job = world.get(&["job", &name("resync")])?;
+    ensure!(
+        job["status"]["succeeded"] == 1,
+        "the hook Job: {}",
+        job["status"]
+    );
+
+    world.create_user()?;
+    let user = world.user()?;
+    for pod in world.pods("server-a")? {
+        let verdict = world.verdict(&format!("pod/{}", name_of(&pod)), &user.key)?;
+        ensure!(verdict == 422, "{} answers {verdict}", name_of(&pod));
+    }
+    sms_is_processed(world, user)?;
+    world.helm(&["test", RELEASE])?;
+    let pods = pods.len();
+    Ok(format!(
+        "{pods} pods, the user known to every replica, SMS processed, helm test passed"
+    ))
+}
+
+/// An SMS sent through the Service is stored by B with the caller's id, and handed to the provider.
+fn sms_is_processed(world: &World, user: &User) -> Result<()> {
+    let server_a = world.forward(&format!("service/{}", name("server-a")), 8080)?;
+    let url = format!("{}/api/v1/sms/send", server_a.url);
+    let body = json!({"to": "+14155550123", "from": "ACME", "body": "e2e"});
+    let answer = world
+        .http
+        .call("POST", &url, Some(("api-key", &user.key)), Some(&body))?;
+    ensure!(answer.status == 202, "{}: {}", answer.status, answer.text);
+    let id = answer.body["message_id"].as_str().context("message_id")?;
+    try_eventually(DEADLINE, "the SMS to be sent", || {
+        let row = world.sql(&format!(
+            "SELECT user_id || ' ' || status FROM sms_messages WHERE message_id = '{id}'"
+        ))?;
+        ensure!(row == format!("{} sent", user.id), "{row}");
+        Ok(())
+    })
+}
+
+/// Every pod stays the one that it was.
+pub fn upgrade_to_the_same(world: &World) -> Result<String> {
+    let before = pod_ids(world)?;
+    world.deploy("upgrade", &world.tags[0], &[])?;
+    let after = pod_ids(world)?;
+    ensure!(before == after, "pods were replaced: {before:?} {after:?}");
+    Ok(format!("{} pods stayed", after.len()))
+}
+
+fn pod_ids(world: &World) -> Result<BTreeSet<String>> {
+    let mut ids = BTreeSet::new();
+    for component in [
+        "rabbitmq",
+        "postgresql",
+        "server-b",
+        "server-a",
+        "user-service",
+    ] {
+        ids.extend(
+            world
+                .pods(component)?
+                .iter()
+                .map(|pod| pod["metadata"]["uid"].to_string()),
+        );
+    }
+    Ok(ids)
+}
+
+/// The Job runs again, and leaves its events and result; no send fails.
+pub fn upgrade_to_more_replicas(world: &World) -> Result<String> {
+    let user = world.user()?;
+    let syncs = world.newest_resync()?;
+    let load = Load::start(world, "load-replicas", user)?;
+    world.deploy("upgrade", &world.tags[0], &[FOUR_REPLICAS])?;
+    world.wait_ready("server-a", 4)?;
+    load.more(20)?;
+    let sends = load.stop()?;
+    sends.none_failed()?;
+    ensure!(
+        world.newest_resync()? == syncs + 1,
+        "the hook Job did not run once"
+    );
+    let deployment = name("server-a");
+    let events = world.get(&["events"])?;
+    let reasons: BTreeSet<&str> = events["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|event| event["involvedObject"]["name"] == deployment.as_str())
+        .filter_map(|event| event["reason"].as_str())
+        .collect();
+    for reason in ["ResyncStarted", "ResyncSucceeded"] {
+        ensure!(
+            reasons.contains(reason),
+            "no event {reason} on the Deployment, only {reasons:?}"
+        );
+    }
+    let result = world.resync_result()?;
+    ensure!(result["outcome"] == "succeeded", "{result}");
+    Ok(format!(
+        "{} sends, none failed; events and result are there",
+        sends.accepted.len()
+    ))
+}
+
+/// To images of another tag with changed settings, and back.
+pub fn upgrade_and_rollback(world: &World) -> Result<String> {
+    let user = world.user()?;
+    let syncs = world.newest_resync()?;
+    let load = Load::start(world, "load-upgrade", user)?;
+    let settings = [
+        FOUR_REPLICAS,
+        "serverA.failClosedAfterSeconds=20",
+        "serverB.auditIntervalSeconds=300",
+        "log.level=debug",
+    ];
+    world.deploy("upgrade", &world.tags[1], &settings)?;
+    ensure!(
+        images(world)?.contains(&world.tags[1]),
+        "the pods have the old images"
+    );
+    load.more(20)?;
+    world.helm(&["rollback", RELEASE, "--wait"])?;
+    ensure!(
+        images(world)?.contains(&world.tags[0]),
+        "the pods have the new images still"
+    );
+    load.more(20)?;
+    let sends = load.stop()?;
+    sends.none_failed()?;
+    sends.all_stored(world, user)?;
+    let ran = world.newest_resync()? - syncs;
+    ensure!(ran == 2, "the hook Job ran {ran} times");
+    Ok(format!(
+        "{} sends, none failed, all stored; the Job ran for each",
+        sends.accepted.len()
+    ))
+}
+
+/// The tags of A's pods.
+fn images(world: &World) -> Result<BTreeSet<String>> {
+    let pods = world.pods("server-a")?;
+    let tags = pods.iter().filter_map(|pod| {
+        let image = pod["spec"]["containers"][0]["image"].as_str()?;
+        Some(image.rsplit(':').next()?.to_owned())
+    });
+    Ok(tags.collect())
+}
+
+/// Without server B there is no sync: Helm says that the release failed, and why.
+pub fn failing_sync(world: &World) -> Result<String> {
+    let settings = [
+        FOUR_REPLICAS,
+        "serverB.replicaCount=0",
+        "resync.timeoutSeconds=15",
+    ];
+    let failed = world.deploy("upgrade", &world.tags[0], &settings);
+    let said = format!("{:#}", failed.err().context("the release did not fail")?);
+    ensure!(
+        said.contains("server B"),
+        "Helm does not tell the reason: {said}"
+    );
+    let reason = said
+        .lines()
+        .find(|line| line.contains("server B"))
+        .unwrap_or_default()
+        .trim()
+        .to_owned();
+    world.deploy("upgrade", &world.tags[0], &[FOUR_REPLICAS])?;
+    world.wait_ready("server-b", 1)?;
+    Ok(format!("Helm says: {reason}"))
+}
+
+/// What the docs name stays, and nothing else.
+pub fn uninstall(world: &World) -> Result<String> {
+    world.helm(&["uninstall", RELEASE, "--wait"])?;
+    let kinds = world.kubectl(&[
+        "api-resources",
+        "--namespaced",
+        "--verbs=list",
+        "--output=name",
+    ])?;
+    let kinds: Vec<&str> = kinds
+        .lines()
+        // Records of the past, and what Kubernetes itself puts into every namespace.
+        .filter(|kind| !kind.starts_with("events"))
+        .collect();
+    let expected: BTreeSet<String> = STAYS.iter().map(|object| (*object).to_owned()).collect();
+    let left = try_eventually(DEADLINE, "the end of everything else", || {
+        let objects = world.kubectl(&[
+            "get",
+            &kinds.join(","),
+            "--output=name",
+            "--ignore-not-found",
+        ])?;
+        let left: BTreeSet<String> = objects
+            .lines()
+            .filter(|object| !OF_EVERY_NAMESPACE.contains(object))
+            .map(str::to_owned)
+            .collect();
+        ensure!(
+            left == expected,
+            "{left:#?} are left, but {expected:#?} should be"
+        );
+        Ok(left)
+    })?;
+    Ok(format!("left: {}", Vec::from_iter(left).join(", ")))
+}
+
+const OF_EVERY_NAMESPACE: [&str; 2] = ["configmap/kube-root-ca.crt", "serviceaccount/default"];
+
+/// The README of the chart tells the same.
+const STAYS: [&str; 7] = [
+    "job.batch/demo-identity-sync-resync",
+    "persistentvolumeclaim/data-demo-identity-sync-postgresql-0",
+    "persistentvolumeclaim/data-demo-identity-sync-rabbitmq-0",
+    "pod/demo-identity-sync-smoke-test",
+    "secret/demo-identity-sync-postgresql",
+    "secret/demo-identity-sync-rabbitmq",
+    "secret/demo-identity-sync-server-b",
+];

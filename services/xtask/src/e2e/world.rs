@@ -1,0 +1,295 @@
+//! The installed release, and how the scenarios reach it.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use serde_json::{Value, json};
+use test_support::{Answer, Http, try_eventually};
+
+use crate::cluster::Kubectl;
+use crate::process::run;
+
+/// The release, as a reader of the README would name it.
+pub const RELEASE: &str = "demo";
+/// What the names of its objects begin with.
+const FULL_NAME: &str = "demo-identity-sync";
+/// Longest wait for a pod or a Job.
+pub const DEADLINE: Duration = Duration::from_mins(3);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct World {
+    /// kubectl for the cluster.
+    pub kubectl: Kubectl,
+    /// Helm.
+    pub helm: PathBuf,
+    /// Where everything is installed.
+    pub namespace: String,
+    /// The chart.
+    pub chart: PathBuf,
+    /// Names of images, which stand in for the chart's defaults.
+    pub values: PathBuf,
+    /// Tag of the images that are installed first, and the one that is upgraded to.
+    pub tags: [String; 2],
+    /// The client of the load.
+    pub load_image: String,
+    /// HTTP client.
+    pub http: Http,
+    /// Who sends the SMS, once there is a server B.
+    pub user: OnceLock<User>,
+}
+
+/// A user made by a scenario.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// Primary key.
+    pub id: i64,
+    /// API key.
+    pub key: String,
+}
+
+/// A port of a pod or Service on the loopback, until it is dropped.
+#[derive(Debug)]
+pub struct Forward {
+    kubectl: Child,
+    /// Base URL.
+    pub url: String,
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        // Errors mean that it has ended.
+        let _ = self.kubectl.kill();
+        let _ = self.kubectl.wait();
+    }
+}
+
+/// Name of a component's objects.
+pub fn name(component: &str) -> String {
+    format!("{FULL_NAME}-{component}")
+}
+
+impl World {
+    /// kubectl in the namespace of the release.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.kubectl
+            .run(&[&["--namespace", &self.namespace], arguments].concat())
+    }
+
+    /// What kubectl gets, as JSON.
+    pub fn get(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.kubectl(&[&["get", "--output=json"], arguments].concat())?;
+        serde_json::from_str(&text).context("kubectl's JSON")
+    }
+
+    /// Helm in the namespace of the release.
+    pub fn helm(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.kubectl.of(&self.helm);
+        command
+            .args(["--namespace", &self.namespace])
+            .args(arguments);
+        run(&mut command)
+    }
+
+    /// `helm install` or `upgrade` of the chart, with `--wait` and the images of this machine.
+    pub fn deploy(&self, verb: &str, tag: &str, settings: &[&str]) -> Result<String> {
+        let chart = self.chart.to_str().context("a path that is no text")?;
+        let values = self.values.to_str().context("a path that is no text")?;
+        let tag = format!("image.tag={tag}");
+        let mut arguments = vec![
+            verb,
+            RELEASE,
+            chart,
+            "--values",
+            values,
+            "--set-string",
+            &tag,
+            "--wait",
+        ];
+        for setting in settings {
+            arguments.extend(["--set", setting]);
+        }
+        self.helm(&arguments)
+    }
+
+    /// The pods of a component that are not about to end.
+    pub fn pods(&self, component: &str) -> Result<Vec<Value>> {
+        let selector =
+            format!("app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component={component}");
+        let pods = self.get(&["pods", "--selector", &selector])?;
+        let pods = pods["items"].as_array().context("a list of pods")?;
+        Ok(pods
+            .iter()
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+            .cloned()
+            .collect())
+    }
+
+    /// Waits until so many pods of a component are there and all are ready.
+    pub fn wait_ready(&self, component: &str, count: usize) -> Result<()> {
+        try_eventually(
+            DEADLINE,
+            &format!("{count} ready pods of {component}"),
+            || {
+                let pods = self.pods(component)?;
+                let ready = pods.iter().filter(|pod| is_ready(pod)).count();
+                ensure!(
+                    pods.len() == count && ready == count,
+                    "{ready} of {} are ready",
+                    pods.len()
+                );
+                Ok(())
+            },
+        )
+    }
+
+    /// Opens a port of `pod/…` or `service/…`.
+    pub fn forward(&self, target: &str, port: u16) -> Result<Forward> {
+        let mut child = self
+            .kubectl
+            .command(&[
+                "--namespace",
+                &self.namespace,
+                "port-forward",
+                target,
+                &format!(":{port}"),
+            ])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting kubectl")?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        let mut forward = Forward {
+            kubectl: child,
+            url: String::new(),
+        };
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        // Forwarding from 127.0.0.1:40123 -> 8080
+        let address = line
+            .split_whitespace()
+            .nth(2)
+            .with_context(|| format!("port {port} of {target} cannot be forwarded"))?;
+        forward.url = format!("http://{address}");
+        Ok(forward)
+    }
+
+    /// Calls server B's admin API.
+    pub fn admin(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let secret = self.get(&["secret", &name("server-b")])?;
+        let token = secret["data"]["admin-token"].as_str().unwrap_or_default();
+        let token = base64::engine::general_purpose::STANDARD.decode(token)?;
+        let bearer = format!("Bearer {}", String::from_utf8(token)?);
+        let server_b = self.forward(&format!("service/{}", name("server-b")), 8080)?;
+        let url = format!("{}/admin/v1{path}", server_b.url);
+        self.http
+            .call(method, &url, Some(("authorization", &bearer)), body)
+    }
+
+    /// Creates the user of the scenarios; every live replica knows it then.
+    pub fn create_user(&self) -> Result<()> {
+        let body = json!({"username": "e2e"});
+        let answer = self.admin("POST", "/users?wait=all", Some(&body))?;
+        ensure!(answer.status == 201, "{}", answer.text);
+        let waiting = answer.header("replicas-waiting");
+        ensure!(waiting.is_empty(), "the user is yet to reach {waiting}");
+        let key = answer.body["api_key"].as_str().context("api_key")?;
+        let user = User {
+            id: answer.body["user_id"].as_i64().context("user_id")?,
+            key: key.to_owned(),
+        };
+        ensure!(self.user.set(user).is_ok(), "the user is there");
+        Ok(())
+    }
+
+    /// The user of the scenarios.
+    pub fn user(&self) -> Result<&User> {
+        self.user.get().context("no user was created")
+    }
+
+    /// The status of an invalid send: 422 says that the key is accepted, 401 unknown, 403 inactive.
+    pub fn verdict(&self, target: &str, key: &str) -> Result<u16> {
+        let server_a = self.forward(target, 8080)?;
+        let url = format!("{}/api/v1/sms/send", server_a.url);
+        let answer = self
+            .http
+            .call("POST", &url, Some(("api-key", key)), Some(&json!({})))?;
+        Ok(answer.status)
+    }
+
+    /// Runs SQL in server B's database.
+    pub fn sql(&self, sql: &str) -> Result<String> {
+        let pod = format!("pod/{}-0", name("postgresql"));
+        let psql = [
+            "exec",
+            &pod,
+            "--",
+            "psql",
+            "--no-psqlrc",
+            "--quiet",
+            "--tuples-only",
+            "--no-align",
+            "--username=postgres",
+            "--set=ON_ERROR_STOP=1",
+            "--dbname=identity_sync",
+            "--command",
+            sql,
+        ];
+        Ok(self.kubectl(&psql)?.trim().to_owned())
+    }
+
+    /// What the resync Job wrote down of its last run.
+    pub fn resync_result(&self) -> Result<Value> {
+        Ok(self.get(&["configmap", &name("resync")])?["data"].clone())
+    }
+
+    /// Number of the newest resync that succeeded; each one that begins has the next number.
+    pub fn newest_resync(&self) -> Result<u64> {
+        let result = self.resync_result()?;
+        let number = result["succeeded"].as_str().unwrap_or("0");
+        number.parse().context("data.succeeded")
+    }
+
+    /// What to look at when a scenario failed.
+    pub fn describe_failure(&self) -> String {
+        let looks: [&[&str]; 3] = [
+            &["get", "pods,jobs", "--output=wide"],
+            &["get", "events", "--sort-by=.lastTimestamp"],
+            &[
+                "logs",
+                "--selector=app.kubernetes.io/instance=demo",
+                "--all-containers",
+                "--tail=15",
+                "--prefix",
+            ],
+        ];
+        let said = looks.map(|look| {
+            self.kubectl(look)
+                .unwrap_or_else(|error| format!("{error:#}"))
+        });
+        said.join("\n")
+    }
+}
+
+/// Whether the pod's condition `Ready` is true.
+pub fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.is_some_and(|conditions| {
+        conditions
+            .iter()
+            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    })
+}
+
+/// An object's name.
+pub fn name_of(object: &Value) -> String {
+    object["metadata"]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
