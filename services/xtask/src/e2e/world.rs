@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -57,6 +57,8 @@ pub struct User {
 #[derive(Debug)]
 pub struct Forward {
     kubectl: Child,
+    /// Kept open: kubectl ends when it cannot write to it.
+    stdout: BufReader<ChildStdout>,
     /// Base URL.
     pub url: String,
 }
@@ -72,6 +74,11 @@ impl Drop for Forward {
 /// Name of a component's objects.
 pub fn name(component: &str) -> String {
     format!("{FULL_NAME}-{component}")
+}
+
+/// Selects a component's pods.
+pub fn component(name: &str) -> String {
+    format!("app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component={name}")
 }
 
 impl World {
@@ -119,9 +126,7 @@ impl World {
 
     /// The pods of a component that are not about to end.
     pub fn pods(&self, component: &str) -> Result<Vec<Value>> {
-        let selector =
-            format!("app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component={component}");
-        let pods = self.get(&["pods", "--selector", &selector])?;
+        let pods = self.get(&["pods", "--selector", &self::component(component)])?;
         let pods = pods["items"].as_array().context("a list of pods")?;
         Ok(pods
             .iter()
@@ -166,10 +171,11 @@ impl World {
         let stdout = child.stdout.take().context("stdout is piped")?;
         let mut forward = Forward {
             kubectl: child,
+            stdout: BufReader::new(stdout),
             url: String::new(),
         };
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
+        forward.stdout.read_line(&mut line)?;
         // Forwarding from 127.0.0.1:40123 -> 8080
         let address = line
             .split_whitespace()
@@ -262,7 +268,7 @@ impl World {
             &["get", "events", "--sort-by=.lastTimestamp"],
             &[
                 "logs",
-                "--selector=app.kubernetes.io/instance=demo",
+                "--selector=app.kubernetes.io/component notin (rabbitmq)",
                 "--all-containers",
                 "--tail=15",
                 "--prefix",
