@@ -74,6 +74,7 @@ impl Stage {
         }
         for (engine, image) in &built {
             cluster.load_image(*engine, image)?;
+            engine.remove(image)?;
         }
         let mut image = ours(images::PREFIX);
         image["pullPolicy"] = "Never".into();
