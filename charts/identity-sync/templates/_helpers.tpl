@@ -22,13 +22,12 @@ app.kubernetes.io/component: {{ .component }}
 name: {{ default (include "identity-sync.name" .) .name }}
 namespace: {{ .root.Release.Namespace }}
 labels:
-  {{- include "identity-sync.selectorLabels" . | nindent 2 }}
-  app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-  app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-  helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
-  {{- with omit .root.Values.commonLabels "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- $own := dict
+        "app.kubernetes.io/version" .root.Chart.AppVersion
+        "app.kubernetes.io/managed-by" .root.Release.Service
+        "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_") }}
+  {{- $selected := include "identity-sync.selectorLabels" . | fromYaml }}
+  {{- toYaml (merge (dict) $selected $own .root.Values.commonLabels) | nindent 2 }}
 {{- with merge (dict) (default dict .annotations) .root.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
@@ -47,7 +46,8 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* What every pod has: dict root, component, values, user, and optionally account. */}}
+{{/* What every pod has: dict root, component, values, user, and optionally account. The group of files is changed only in
+     a volume that is new, since PostgreSQL refuses a directory that its group may read. */}}
 {{- define "identity-sync.podSpec" -}}
 {{- $global := .root.Values.global -}}
 serviceAccountName: {{ default "default" .account }}
@@ -64,7 +64,6 @@ securityContext:
   runAsUser: {{ .user }}
   runAsGroup: {{ .user }}
   fsGroup: {{ .user }}
-  # Files of a volume that was used before keep their modes: PostgreSQL refuses a directory that its group may read.
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile:
     type: RuntimeDefault
@@ -116,9 +115,14 @@ capabilities:
 {{- $defaults := default dict .defaults -}}
 {{- $registry := coalesce .root.Values.global.imageRegistry .image.registry $defaults.registry -}}
 {{- $name := ternary (printf "%s/%s" $registry .image.repository) .image.repository (not (empty $registry)) -}}
-{{- $tag := coalesce (toString .image.tag) (toString $defaults.tag) .root.Chart.AppVersion -}}
+{{- $tag := coalesce (include "identity-sync.tag" .image.tag) (include "identity-sync.tag" $defaults.tag) .root.Chart.AppVersion -}}
 image: {{ ternary (printf "%s@%s" $name .image.digest) (printf "%s:%s" $name $tag) (not (empty .image.digest)) }}
 imagePullPolicy: {{ coalesce .image.pullPolicy $defaults.pullPolicy }}
+{{- end }}
+
+{{/* A tag as text. Numbers in a file of values are floats, whose text has an exponent from 7 digits on. */}}
+{{- define "identity-sync.tag" -}}
+{{- with . }}{{ ternary (int64 .) . (kindIs "float64" .) }}{{ end -}}
 {{- end }}
 
 {{/* The chart's variables with the user's: one of the same name takes the chart's place, so no name is there twice, and
@@ -178,6 +182,8 @@ readinessProbe:
 {{- define "identity-sync.serviceAccountName" -}}
 {{- if .values.serviceAccount.create -}}
 {{- default (include "identity-sync.name" .) .values.serviceAccount.name -}}
+{{- else if and (eq .component "resync") (not .values.serviceAccount.name) -}}
+{{- fail "resync.serviceAccount.name: name one, since resync.serviceAccount.create is false; its rights are not for the ServiceAccount that every pod may have" -}}
 {{- else -}}
 {{- default "default" .values.serviceAccount.name -}}
 {{- end -}}

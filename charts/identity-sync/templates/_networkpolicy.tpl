@@ -33,18 +33,23 @@ spec:
 {{- end }}
 
 {{- define "identity-sync.egressDns" -}}
+{{- with .Values.networkPolicy.dns -}}
 - ports:
-    - {protocol: UDP, port: 53}
-    - {protocol: TCP, port: 53}
+    {{- range .ports }}
+    - {protocol: UDP, port: {{ . }}}
+    - {protocol: TCP, port: {{ . }}}
+    {{- end }}
+  {{- with .to }}
   to:
-    {{- toYaml .Values.networkPolicy.dns | nindent 4 }}
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "identity-sync.egressOtlp" -}}
-{{- with .Values.networkPolicy.otlp }}
-{{- if $.Values.tracing.otlpEndpoint }}
-{{ include "identity-sync.egressTo" (dict "to" .to "ports" (list .port)) }}
-{{- end }}
+{{- with .Values.tracing.otlpEndpoint }}
+{{- $port := get (urlParse .) "host" | regexFind ":[0-9]+$" | trimPrefix ":" | default "80" }}
+{{ include "identity-sync.egressTo" (dict "to" $.Values.networkPolicy.otlpTo "ports" (list $port)) }}
 {{- end }}
 {{- end }}
 

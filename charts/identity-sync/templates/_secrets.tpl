@@ -1,19 +1,26 @@
-{{/* Data of a Secret that is made once: what the cluster has, and new random values for keys that it lacks. One rendering
-     gives one answer however often it is asked, so that checksums fit; hence the memory in .Values.
+{{/* Data of a Secret that is made once: what the cluster has, or new random values. One rendering gives one answer however
+     often it is asked, so that checksums fit; hence the memory in .Values.
      dict root, name, new (dict of key -> base64 of a new value), setting (that names an existing Secret), and optionally
      volume (a claim whose data are worthless without the Secret). */}}
 {{- define "identity-sync.generated" -}}
 {{- $memory := printf "_%s" .name -}}
 {{- if not (hasKey .root.Values $memory) -}}
 {{- $namespace := .root.Release.Namespace -}}
-{{- $found := lookup "v1" "Secret" $namespace .name -}}
-{{- if not $found -}}
+{{- $data := .new -}}
+{{- with lookup "v1" "Secret" $namespace .name -}}
+{{- $data = dig "data" dict . -}}
+{{- range $key := keys $.new | sortAlpha -}}
+{{- if not (hasKey $data $key) -}}
+{{- fail (printf "Secret %s lacks the key %s. Add it: kubectl -n %s patch secret %s -p '{\"stringData\": {\"%s\": \"…\"}}'. It is not made anew, since that could lose its other keys." $.name $key $namespace $.name $key) -}}
+{{- end -}}
+{{- end -}}
+{{- else -}}
 {{- include "identity-sync.requireLookup" . -}}
 {{- if and .volume (lookup "v1" "PersistentVolumeClaim" $namespace .volume) -}}
 {{- fail (printf "the data in the volume %s need the Secret %s, which is gone: restore it, name another in %s, or delete the volume" .volume .name .setting) -}}
 {{- end -}}
 {{- end -}}
-{{- $_ := set .root.Values $memory (merge (dict) (dig "data" dict $found) .new) -}}
+{{- $_ := set .root.Values $memory $data -}}
 {{- end -}}
 {{- get .root.Values $memory | toYaml -}}
 {{- end }}
@@ -28,16 +35,12 @@
 {{- end -}}
 {{- end }}
 
-{{/* A Secret that is made once: dict root, component, name, new, setting, volume. A hook that is there only until all keys
-     are: no part of the release, so that neither an upgrade nor a rollback touches what an operator has changed in it, such
-     as the sealing keys, and uninstall keeps it. */}}
+{{/* A Secret that is made once: dict root, component, name, new, setting, volume. A hook that is there only until the
+     Secret is: no part of the release, so that neither an upgrade nor a rollback touches what an operator has changed in
+     it, such as the sealing keys, and uninstall keeps it. */}}
 {{- define "identity-sync.generatedSecret" -}}
-{{- $found := dig "data" dict (lookup "v1" "Secret" .root.Release.Namespace .name) -}}
-{{- $missing := list -}}
-{{- range $key, $_ := .new -}}
-{{- if not (hasKey $found $key) }}{{ $missing = append $missing $key }}{{ end -}}
-{{- end -}}
-{{- if $missing -}}
+{{- $data := include "identity-sync.generated" . -}}
+{{- if not (lookup "v1" "Secret" .root.Release.Namespace .name) -}}
 apiVersion: v1
 kind: Secret
 metadata:
@@ -45,7 +48,7 @@ metadata:
   {{- include "identity-sync.metadata" (merge (dict "annotations" $annotations) .) | nindent 2 }}
 type: Opaque
 data:
-  {{- include "identity-sync.generated" . | nindent 2 }}
+  {{- $data | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -54,10 +57,19 @@ data:
 {{- randAlphaNum 32 | b64enc -}}
 {{- end }}
 
-{{/* Checksum of an existing Secret's data as the cluster has them now; the same where it cannot be asked:
-     dict root, name. */}}
-{{- define "identity-sync.existingChecksum" -}}
-{{- dig "data" dict (lookup "v1" "Secret" .root.Release.Namespace .name) | toJson | sha256sum -}}
+{{/* An existing Secret's data in JSON, as the cluster has them now; the same where it cannot be asked: dict root, name. */}}
+{{- define "identity-sync.existingData" -}}
+{{- dig "data" dict (lookup "v1" "Secret" .root.Release.Namespace .name) | toJson -}}
+{{- end }}
+
+{{/* Checksum of how a service reaches a server elsewhere: dict root, external (the server's values), url (the service's key
+     in them). */}}
+{{- define "identity-sync.externalChecksum" -}}
+{{- $parts := list (get .external .url) -}}
+{{- range compact (list .external.existingSecret .external.caSecret) -}}
+{{- $parts = append $parts (include "identity-sync.existingData" (dict "root" $.root "name" .)) -}}
+{{- end -}}
+{{- toJson $parts | sha256sum -}}
 {{- end }}
 
 {{/* --- server B's own --- */}}
@@ -81,7 +93,7 @@ new:
 
 {{- define "identity-sync.serverB.checksum" -}}
 {{- if .Values.serverB.existingSecret -}}
-{{- include "identity-sync.existingChecksum" (dict "root" . "name" .Values.serverB.existingSecret) -}}
+{{- include "identity-sync.existingData" (dict "root" . "name" .Values.serverB.existingSecret) | sha256sum -}}
 {{- else -}}
 {{- include "identity-sync.generated" (merge (dict "root" .) (include "identity-sync.serverB.generated" . | fromYaml)) | sha256sum -}}
 {{- end -}}
@@ -89,12 +101,13 @@ new:
 
 {{/* --- RabbitMQ --- */}}
 
+{{/* The URLs are part of the release, and the passwords are not: under one name Helm would refuse or delete the other. */}}
 {{- define "identity-sync.rabbitmq.secretName" -}}
 {{- $own := include "identity-sync.name" (dict "root" . "component" "rabbitmq") -}}
 {{- if .Values.rabbitmq.enabled -}}
 {{- default $own .Values.rabbitmq.existingSecret -}}
 {{- else -}}
-{{- default $own .Values.externalRabbitmq.existingSecret -}}
+{{- default (printf "%s-urls" $own) .Values.externalRabbitmq.existingSecret -}}
 {{- end -}}
 {{- end }}
 
@@ -109,16 +122,16 @@ new:
   {{- end }}
 {{- end }}
 
+{{/* Checksum of how the broker is reached, or of what the built-in one takes in: dict root, url (a service's key in
+     externalRabbitmq). */}}
 {{- define "identity-sync.rabbitmq.checksum" -}}
-{{- $external := .Values.externalRabbitmq -}}
-{{- with ternary .Values.rabbitmq.existingSecret $external.existingSecret .Values.rabbitmq.enabled -}}
-{{- include "identity-sync.existingChecksum" (dict "root" $ "name" .) -}}
+{{- $values := .root.Values -}}
+{{- if not $values.rabbitmq.enabled -}}
+{{- include "identity-sync.externalChecksum" (dict "root" .root "external" $values.externalRabbitmq "url" .url) -}}
+{{- else if $values.rabbitmq.existingSecret -}}
+{{- include "identity-sync.existingData" (dict "root" .root "name" $values.rabbitmq.existingSecret) | sha256sum -}}
 {{- else -}}
-{{- if .Values.rabbitmq.enabled -}}
-{{- include "identity-sync.generated" (merge (dict "root" .) (include "identity-sync.rabbitmq.generated" . | fromYaml)) | sha256sum -}}
-{{- else -}}
-{{- list $external.serverAUrl $external.serverBUrl $external.userServiceUrl | toJson | sha256sum -}}
-{{- end -}}
+{{- include "identity-sync.generated" (merge (dict "root" .root) (include "identity-sync.rabbitmq.generated" .root | fromYaml)) | sha256sum -}}
 {{- end -}}
 {{- end }}
 
@@ -144,12 +157,13 @@ new:
 
 {{/* --- PostgreSQL --- */}}
 
+{{/* Two names for the same reason. */}}
 {{- define "identity-sync.postgresql.secretName" -}}
 {{- $own := include "identity-sync.name" (dict "root" . "component" "postgresql") -}}
 {{- if .Values.postgresql.enabled -}}
 {{- default $own .Values.postgresql.existingSecret -}}
 {{- else -}}
-{{- default $own .Values.externalPostgresql.existingSecret -}}
+{{- default (printf "%s-urls" $own) .Values.externalPostgresql.existingSecret -}}
 {{- end -}}
 {{- end }}
 
@@ -165,16 +179,15 @@ new:
   {{- end }}
 {{- end }}
 
+{{/* Checksum of how the database is reached: dict root, url (a service's key in externalPostgresql). */}}
 {{- define "identity-sync.postgresql.checksum" -}}
-{{- $external := .Values.externalPostgresql -}}
-{{- with ternary .Values.postgresql.existingSecret $external.existingSecret .Values.postgresql.enabled -}}
-{{- include "identity-sync.existingChecksum" (dict "root" $ "name" .) -}}
+{{- $values := .root.Values -}}
+{{- if not $values.postgresql.enabled -}}
+{{- include "identity-sync.externalChecksum" (dict "root" .root "external" $values.externalPostgresql "url" .url) -}}
+{{- else if $values.postgresql.existingSecret -}}
+{{- include "identity-sync.existingData" (dict "root" .root "name" $values.postgresql.existingSecret) | sha256sum -}}
 {{- else -}}
-{{- if .Values.postgresql.enabled -}}
-{{- include "identity-sync.generated" (merge (dict "root" .) (include "identity-sync.postgresql.generated" . | fromYaml)) | sha256sum -}}
-{{- else -}}
-{{- list $external.serverBUrl $external.userServiceUrl | toJson | sha256sum -}}
-{{- end -}}
+{{- include "identity-sync.generated" (merge (dict "root" .root) (include "identity-sync.postgresql.generated" .root | fromYaml)) | sha256sum -}}
 {{- end -}}
 {{- end }}
 

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Makes the Secrets of the development overlay; those that are there stay as they are.
 set -eu
+# Without it the values below would be empty, and stay so: a failed substitution in an argument stops no script.
+command -v openssl >/dev/null || { echo "openssl is not installed" >&2; exit 1; }
 namespace=${1:-identity-sync}
 
 random() {

@@ -58,9 +58,9 @@ pub struct RunArgs {
     #[command(flatten)]
     pub objects: ObjectArgs,
 
-    /// Seconds for everything, the wait for other runs included; at most 20 more to write the result. Keep it below
-    /// Helm's --timeout (300 by default)
-    #[arg(long, env = "TIMEOUT_SECONDS", default_value_t = 270, value_name = "SECONDS",
+    /// Seconds for everything, the wait for other runs included; at most 20 more to write the result. Helm's --timeout
+    /// (300 by default) must be 60 more
+    #[arg(long, env = "TIMEOUT_SECONDS", default_value_t = 240, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout_seconds: u64,
 

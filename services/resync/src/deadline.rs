@@ -5,6 +5,9 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
+/// After the deadline: a call of server B that is under way then ends by itself, and with it what waits, with the reason.
+const OVERDUE: Duration = Duration::from_secs(5);
+
 /// When everything must be done.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(Instant);
@@ -18,6 +21,11 @@ impl Deadline {
     /// Whether it has passed.
     pub fn passed(self) -> bool {
         Instant::now() >= self.0
+    }
+
+    /// Waits until what has not ended at the deadline is to be cut off.
+    pub async fn overdue(self) {
+        tokio::time::sleep_until(self.0 + OVERDUE).await;
     }
 
     /// Waits, no longer than to the deadline; whether time is left then.
@@ -49,5 +57,21 @@ impl Interrupt {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wait_that_ends_at_the_deadline_may_say_so_before_it_is_cut_off() {
+        let deadline = Deadline::after(Duration::from_millis(50));
+        let why = tokio::select! {
+            biased;
+            () = deadline.overdue() => "cut off".to_owned(),
+            in_time = deadline.pause(Duration::from_mins(1)) => format!("in time: {in_time}"),
+        };
+        assert_eq!(why, "in time: false");
     }
 }

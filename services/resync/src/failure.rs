@@ -41,7 +41,7 @@ pub enum Failure {
     Queued(String),
     /// SIGTERM or SIGINT.
     #[error("stopped by a signal {0}")]
-    Interrupted(&'static str),
+    Interrupted(String),
 }
 
 impl Failure {

@@ -151,7 +151,8 @@ impl Progress {
     }
 }
 
-fn line(sync: &FullSync) -> String {
+/// How a sync stands, as a line of the log.
+pub fn line(sync: &FullSync) -> String {
     let FullSync {
         sync_id, status, ..
     } = sync;

@@ -1,6 +1,6 @@
 //! One run from the request to the result.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -30,6 +30,8 @@ const CONTROLLER: &str = "identity-sync-resync";
 const LAST_WORDS: Duration = Duration::from_secs(15);
 /// Between two tries to write to the cluster.
 const RETRY: Duration = Duration::from_secs(1);
+/// What is told of a call that was cut off at the time limit.
+const OVERDUE: &str = "no answer within the time limit";
 /// Bytes of an event's note (its API's limit is 1024) and of the termination message (4096, by the kubelet).
 const NOTE: usize = 1_000;
 const TERMINATION_MESSAGE: usize = 4_000;
@@ -63,11 +65,15 @@ async fn resync(args: &RunArgs) -> Result<String, Failure> {
     let deadline = Deadline::after(args.timeout());
     let job = tokio::select! {
         job = Job::prepare(args, b, deadline) => job?,
-        () = interrupt.received() => return Err(Failure::Interrupted("before it began")),
+        () = interrupt.received() => return Err(Failure::Interrupted("before it began".to_owned())),
+        () = deadline.overdue() => return Err(Failure::Cluster(OVERDUE.to_owned())),
     };
     let turn = tokio::select! {
         turn = job.turns.wait(&job.records, job.begun_at_request, deadline) => turn,
-        () = interrupt.received() => Err(Failure::Interrupted("while it waited for its turn")),
+        () = interrupt.received() => {
+            Err(Failure::Interrupted("while it waited for its turn".to_owned()))
+        }
+        () = deadline.overdue() => Err(Failure::Cluster(OVERDUE.to_owned())),
     };
     match turn {
         Ok(Turn::Fulfilled(record)) => Ok(job.fulfilled(&record).await),
@@ -105,6 +111,29 @@ struct Progress {
     number: Option<u64>,
     sync: Option<FullSync>,
     standing: Standing,
+}
+
+impl Progress {
+    /// Why it failed, if it was cut off at the time limit.
+    fn overdue(&self) -> Failure {
+        let what = format!("{OVERDUE}: {self}");
+        match &self.sync {
+            None => Failure::ServerB(what),
+            Some(sync) if sync.status == "completed" => Failure::Replicas(what),
+            Some(_) => Failure::Sync(what),
+        }
+    }
+}
+
+/// What it was last seen at.
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.sync {
+            None => f.write_str("no full sync is known yet"),
+            Some(sync) if sync.status == "completed" => self.standing.fmt(f),
+            Some(sync) => f.write_str(&full_sync::line(sync)),
+        }
+    }
 }
 
 impl Job {
@@ -172,7 +201,8 @@ impl Job {
         let mut lost = false;
         let worked = tokio::select! {
             worked = self.work(&mut progress) => worked,
-            () = interrupt.received() => Err(Failure::Interrupted("at work")),
+            () = interrupt.received() => Err(Failure::Interrupted(format!("at work: {progress}"))),
+            () = self.deadline.overdue() => Err(progress.overdue()),
             failure = held.lost() => {
                 lost = true;
                 Err(failure)
@@ -343,3 +373,7 @@ fn rfc3339(time: OffsetDateTime) -> String {
     // Only a year beyond 9999 has no such form.
     time.format(&Rfc3339).unwrap_or_default()
 }
+
+#[cfg(test)]
+#[path = "job_tests.rs"]
+mod tests;

@@ -34,11 +34,10 @@
 //! | T | users × (1 + replicas) | for instance |
 //! |---|---|---|
 //! | 240 s | 8.4 million | 1,000,000 users and 7 replicas, 160,000 users and 50 replicas |
-//! | 270 s | 9.6 million | 1,000,000 users and 8 replicas, 180,000 users and 50 replicas |
 //! | 1,500 s | 58 million | 1,000,000 users and 50 replicas |
 //!
-//! Beyond it raise the limit, and Helm's `--timeout` to at least 25 s more. A replica that takes nothing in holds the
-//! sync up for 30 s before it goes on without it.
+//! Beyond it raise the limit to T seconds, and Helm's `--timeout` to T + 60. A replica that takes nothing in holds the
+//! sync up for 30 s before it goes on without it. Where Helm does not `--wait`, the rollout is part of the time.
 
 pub mod cli;
 mod cluster;

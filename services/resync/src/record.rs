@@ -25,7 +25,7 @@ pub struct Record {
     details: BTreeMap<String, String>,
 }
 
-/// How a run went, in the order of no importance: keys and values of the `ConfigMap`.
+/// How a run went: keys and values of the `ConfigMap`, in any order.
 pub type Details = Vec<(&'static str, String)>;
 
 impl Record {
@@ -82,7 +82,9 @@ impl Record {
 
     /// Ends a run. `number` is that of its sync, if it came so far.
     pub fn end(&mut self, number: Option<u64>, succeeded: bool, details: Details) {
-        if let Some(number) = number.filter(|_| succeeded) {
+        // A number that the count has not reached is of before the count was reset: later runs must not take it for
+        // theirs.
+        if let Some(number) = number.filter(|number| succeeded && *number <= self.begun) {
             self.succeeded = self.succeeded.max(number);
         }
         // After a lost Lease another run may have begun: what is told is its story.
@@ -143,7 +145,7 @@ impl Records {
     }
 }
 
-/// Why the `ConfigMap` could not be read or written.
+/// Why the `ConfigMap`, or the Lease that is read with it, could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     #[error("Lease or result: {0}")]

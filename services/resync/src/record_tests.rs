@@ -81,6 +81,19 @@ fn the_late_success_of_an_older_sync_does_not_take_back_a_newer_one() {
 }
 
 #[test]
+fn after_the_count_was_reset_a_sync_from_before_the_reset_fulfils_nothing() {
+    let mut before = record(&[("begun", "6"), ("succeeded", "6")]).expect("numbers");
+    let old = before.begin(outcome("running"));
+    let mut reset = Record::default();
+    let seen = reset.begun();
+    reset.end(Some(old), true, outcome("succeeded"));
+    assert!(!reset.fulfils(seen), "sync 7 began before the request");
+    let one = reset.begin(outcome("running"));
+    reset.end(Some(one), true, outcome("succeeded"));
+    assert!(reset.fulfils(seen));
+}
+
+#[test]
 fn a_number_that_is_none_is_an_error_that_names_the_key_and_the_fix() {
     let error = record(&[("begun", "many")]).expect_err("no number");
     assert!(

@@ -8,9 +8,9 @@
 {{- $created := list $values.userCreatedQueue $values.userCreatedDeadQueue $values.authEventsExchange -}}
 {{- $users := dict
       "server-a" (dict
-        "configure" (concat (list "server-a.") $config $sms)
+        "configure" (concat (list "server-a.") $config)
         "write" (list "server-a." "amq.default")
-        "read" (list "server-a." "config_events_exchange" "sms_outbound_queue"))
+        "read" (list "server-a." "config_events_exchange"))
       "server-b" (dict
         "configure" (concat (list "server-b.") $config $sms)
         "write" (list "amq.default" "config_events_exchange")

@@ -21,7 +21,7 @@
 - name: RESULT_CONFIG_MAP
   value: {{ include "identity-sync.name" (dict "root" . "component" "resync") }}
 - name: TIMEOUT_SECONDS
-  value: {{ .Values.resync.timeoutSeconds | quote }}
+  value: {{ .Values.resync.timeoutSeconds | int64 | quote }}
 {{- with .Values.tracing.otlpEndpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
   value: {{ . | quote }}
@@ -44,8 +44,8 @@
 {{- $_ := set $me "account" (include "identity-sync.serviceAccountName" $me) -}}
 # A second try would not fit into Helm's timeout, and its log would hide the first one's.
 backoffLimit: 0
-# 20 s for the result, 10 s to begin.
-activeDeadlineSeconds: {{ add $values.timeoutSeconds 30 }}
+# Later than the pod's own end: the Job's controller deletes the pod, and with it the log that Helm prints.
+activeDeadlineSeconds: {{ add $values.timeoutSeconds 35 }}
 ttlSecondsAfterFinished: {{ $values.ttlSecondsAfterFinished }}
 template:
   metadata:
@@ -53,7 +53,9 @@ template:
   spec:
     {{- include "identity-sync.podSpec" $me | nindent 4 }}
     restartPolicy: Never
-    terminationGracePeriodSeconds: 30
+    # If the process began late: kubelet ends it, and keeps its log.
+    activeDeadlineSeconds: {{ add $values.timeoutSeconds 10 }}
+    terminationGracePeriodSeconds: 20
     containers:
       - name: resync
         {{- include "identity-sync.image" (dict "root" . "image" $values.image "defaults" .Values.image) | nindent 8 }}

@@ -6,7 +6,7 @@
     fieldRef: {fieldPath: metadata.name}
 {{ include "identity-sync.rabbitmq.env" (dict "root" . "user" "server-a") }}
 - name: FAIL_CLOSED_AFTER_SECONDS
-  value: {{ .Values.serverA.failClosedAfterSeconds | quote }}
+  value: {{ .Values.serverA.failClosedAfterSeconds | int64 | quote }}
 - name: MAX_STALENESS_SECONDS
-  value: {{ .Values.serverA.maxStalenessSeconds | quote }}
+  value: {{ .Values.serverA.maxStalenessSeconds | int64 | quote }}
 {{- end }}

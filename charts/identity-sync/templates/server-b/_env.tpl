@@ -11,9 +11,9 @@
 {{ include "identity-sync.rabbitmq.env" (dict "root" . "user" "server-b") }}
 {{ include "identity-sync.postgresql.env" (dict "root" . "user" "server-b" "database" "identity_sync") }}
 - name: DATABASE_MAX_CONNECTIONS
-  value: {{ .Values.serverB.databaseMaxConnections | quote }}
+  value: {{ .Values.serverB.databaseMaxConnections | int64 | quote }}
 - name: AUDIT_INTERVAL_SECONDS
-  value: {{ .Values.serverB.auditIntervalSeconds | quote }}
+  value: {{ .Values.serverB.auditIntervalSeconds | int64 | quote }}
 {{- end }}
 
 {{- define "identity-sync.serverB.volumes" -}}

@@ -11,5 +11,5 @@
   value: {{ .Values.userService.userCreatedDeadQueue | quote }}
 {{ include "identity-sync.postgresql.env" (dict "root" . "user" "user-service" "database" "user_service") }}
 - name: DATABASE_MAX_CONNECTIONS
-  value: {{ .Values.userService.databaseMaxConnections | quote }}
+  value: {{ .Values.userService.databaseMaxConnections | int64 | quote }}
 {{- end }}

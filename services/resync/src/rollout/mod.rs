@@ -87,12 +87,10 @@ impl Rollout {
         let mut set = PodSet::default();
         let mut said = Said::default();
         loop {
-            let unfixed = self.look(b, target, &mut set, standing).await;
-            let text = match &unfixed {
-                Ok(()) => standing.to_string(),
-                Err(reason) => reason.clone(),
-            };
-            if unfixed.is_ok() && standing.waiting.is_empty() {
+            let looked = self.look(b, target, &mut set, standing).await;
+            standing.unknown = looked.err();
+            let text = standing.to_string();
+            if standing.is_done() {
                 tracing::info!("{text}");
                 return Ok(());
             }
@@ -110,7 +108,7 @@ impl Rollout {
     }
 
     /// # Errors
-    /// Why it cannot be told yet which pods are waited for, or how they stand.
+    /// Why it is not known yet which pods there will be, or how they stand.
     async fn look(
         &self,
         b: &ServerB,
@@ -123,16 +121,19 @@ impl Rollout {
             return Err("the Deployment is not there (yet)".to_owned());
         };
         set.drop_gone(&pods);
-        if set.is_empty() {
-            *set = PodSet::fix(&deployment, &self.replica_sets.state(), &pods)?;
-            tracing::info!("waiting for {set}");
+        if set.is_unfixed() {
+            *set = PodSet::find(&deployment, &self.replica_sets.state(), &pods)?;
+            if !set.is_unfixed() {
+                tracing::info!("waiting for {set}");
+            }
         }
         let replicas = b
             .replicas()
             .await
             .map_err(|error| format!("server B: {error}"))?;
         *standing = proofs::judge(set, &pods, &replicas, target);
-        Ok(())
+        set.lacking()
+            .map_or(Ok(()), |lacking| Err(lacking.to_owned()))
     }
 }
 

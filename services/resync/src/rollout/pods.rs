@@ -1,5 +1,5 @@
-//! Which pods a run waits for: those of the Deployment's newest `ReplicaSet` at the moment when the sync has ended.
-//! Pods that come later fill themselves from their own snapshot.
+//! Which pods a run waits for: those of the Deployment's newest `ReplicaSet`, once the sync has ended and the rollout has
+//! made all that the Deployment wants. Pods that come later fill themselves from their own snapshot.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,52 +17,65 @@ const REVISION: &str = "deployment.kubernetes.io/revision";
 pub struct PodSet {
     /// Names, in the order of the uids.
     names: BTreeMap<String, String>,
+    /// What the cluster has still to make; a fixed set lacks nothing.
+    lacking: Option<String>,
     /// The Deployment wants none: an empty set is what it should be.
     none_wanted: bool,
 }
 
 impl PodSet {
-    /// The pods of the newest `ReplicaSet`.
+    /// The pods of the newest `ReplicaSet`, as far as they are there: fixed if that is all of them.
     ///
     /// # Errors
     /// What has to happen in the cluster before it can be told.
-    pub fn fix(
+    pub fn find(
         deployment: &Deployment,
         replica_sets: &[Arc<ReplicaSet>],
         pods: &[Arc<Pod>],
     ) -> Result<Self, String> {
         let newest = newest(deployment, replica_sets)?;
-        let name = newest.metadata.name.as_deref().unwrap_or_default();
         let names: BTreeMap<_, _> = pods
             .iter()
             .filter(|pod| is_owned_by(&pod.metadata, &newest.metadata) && is_active(pod))
             .map(|pod| (uid(&pod.metadata).to_owned(), pod_name(pod).to_owned()))
             .collect();
-        let of_deployment = deployment.spec.as_ref().and_then(|spec| spec.replicas);
-        let none_wanted = of_deployment == Some(0);
+        let spec = deployment.spec.as_ref();
+        // Both numbers default to 1. A rollout raises the set's step by step to the Deployment's, unless it is paused.
+        let of_deployment = spec.and_then(|spec| spec.replicas).unwrap_or(1);
         let of_set = newest.spec.as_ref().and_then(|spec| spec.replicas);
-        // Both default to 1. A rollout raises the set's number step by step, from 0.
-        let wanted = usize::try_from(of_set.unwrap_or(1)).unwrap_or(0);
-        if names.len() < wanted || (names.is_empty() && !none_wanted) {
+        let of_set = of_set.unwrap_or(1);
+        let is_paused = spec.and_then(|spec| spec.paused) == Some(true);
+        let wanted = if is_paused { of_set } else { of_deployment };
+        let all_there = usize::try_from(wanted).is_ok_and(|wanted| names.len() >= wanted);
+        let lacking = (of_set != wanted || !all_there).then(|| {
+            let name = newest.metadata.name.as_deref().unwrap_or_default();
             let why = why_not_created(newest);
-            return Err(format!(
-                "ReplicaSet {name} has {} of {} pods{why}",
-                names.len(),
-                wanted.max(1)
-            ));
-        }
-        Ok(Self { names, none_wanted })
+            format!(
+                "ReplicaSet {name} has {} of {wanted} pods{why}",
+                names.len()
+            )
+        });
+        Ok(Self {
+            names,
+            lacking,
+            none_wanted: wanted == 0,
+        })
     }
 
-    /// Whether there is nothing to wait for although there should be; so also before it is fixed.
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty() && !self.none_wanted
+    /// Whether it is still to be found which pods are waited for: at first, and when all that were are gone.
+    pub fn is_unfixed(&self) -> bool {
+        self.lacking.is_some() || (self.names.is_empty() && !self.none_wanted)
+    }
+
+    /// What the cluster has still to make.
+    pub fn lacking(&self) -> Option<&str> {
+        self.lacking.as_deref()
     }
 
     /// Pods that were deleted or evicted leave the set.
     pub fn drop_gone(&mut self, pods: &[Arc<Pod>]) {
         self.names.retain(|uid, name| {
-            let stays = find(pods, uid).is_some_and(is_active);
+            let stays = by_uid(pods, uid).is_some_and(is_active);
             if !stays {
                 tracing::info!("pod {name} is gone: not waited for any more");
             }
@@ -101,7 +114,7 @@ pub fn selector(deployment: &Deployment) -> Result<String, String> {
 }
 
 /// The pod with this uid.
-pub fn find<'a>(pods: &'a [Arc<Pod>], uid: &str) -> Option<&'a Pod> {
+pub fn by_uid<'a>(pods: &'a [Arc<Pod>], uid: &str) -> Option<&'a Pod> {
     let pod = pods.iter().find(|pod| self::uid(&pod.metadata) == uid);
     pod.map(Arc::as_ref)
 }

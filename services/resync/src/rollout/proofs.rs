@@ -38,11 +38,27 @@ pub struct Standing {
     pub proven: Vec<String>,
     /// Not yet, and why.
     pub waiting: Vec<(String, String)>,
+    /// Why it is not known yet which pods there will be, or how they stand.
+    pub unknown: Option<String>,
+}
+
+impl Standing {
+    /// Whether nothing is waited for any more.
+    pub fn is_done(&self) -> bool {
+        self.unknown.is_none() && self.waiting.is_empty()
+    }
 }
 
 impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let of = self.proven.len() + self.waiting.len();
+        if let Some(unknown) = &self.unknown {
+            f.write_str(unknown)?;
+            if of == 0 {
+                return Ok(());
+            }
+            f.write_str("; ")?;
+        }
         write!(f, "{} of {of} replicas proven", self.proven.len())?;
         for (index, (name, why)) in self.waiting.iter().enumerate() {
             let separator = if index == 0 { ": " } else { "; " };
@@ -57,7 +73,7 @@ pub fn judge(set: &PodSet, pods: &[Arc<Pod>], replicas: &[Replica], target: &Tar
     let mut standing = Standing::default();
     for (uid, name) in set.iter() {
         let replica = replicas.iter().find(|replica| replica.instance == name);
-        match lacks(pods::find(pods, uid), replica, target) {
+        match lacks(pods::by_uid(pods, uid), replica, target) {
             None => standing.proven.push(name.to_owned()),
             Some(why) => standing.waiting.push((name.to_owned(), why)),
         }

@@ -44,7 +44,7 @@ fn set(pods: &[Arc<Pod>]) -> PodSet {
     let revision = json!({"deployment.kubernetes.io/revision": "1"});
     let deployment = json!({
         "metadata": {"uid": "d", "annotations": revision.clone()},
-        "spec": {"selector": {}, "template": {}},
+        "spec": {"replicas": pods.len(), "selector": {}, "template": {}},
     });
     let replica_set = json!({
         "metadata": {"uid": "s", "annotations": revision, "ownerReferences": [
@@ -54,7 +54,7 @@ fn set(pods: &[Arc<Pod>]) -> PodSet {
     });
     let replica_set = Arc::new(serde_json::from_value(replica_set).expect("a ReplicaSet"));
     let deployment = serde_json::from_value(deployment).expect("a Deployment");
-    PodSet::fix(&deployment, &[replica_set], pods).expect("all there")
+    PodSet::find(&deployment, &[replica_set], pods).expect("all there")
 }
 
 /// Why the pod is waited for, if it is.

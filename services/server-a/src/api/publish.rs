@@ -2,16 +2,18 @@
 
 use std::future::Future;
 
-use lapin::Channel;
-use service_runtime::amqp::{Connector, Message, PublishError, Publisher, declare_queue};
+use service_runtime::amqp::{Connector, Message, PublishError, Publisher};
 use service_runtime::trace::TraceContext;
 use tokio_util::sync::CancellationToken;
-use wire_contract::{SMS_OUTBOUND_QUEUE, SmsEnvelope, encode_json, specs};
+use wire_contract::{SMS_OUTBOUND_QUEUE, SmsEnvelope, encode_json};
 
 /// Property `type` of an accepted SMS.
 const SMS_SUBMITTED: &str = "sms.submitted";
 
 /// The publisher of `sms_outbound_queue` and the task that must run for it.
+///
+/// Server B declares the queue: to do so takes the right to read it, and server A must not read everybody's SMS. While
+/// the queue is not there, the broker returns the message.
 pub fn publisher(
     connector: Connector,
     shutdown: CancellationToken,
@@ -22,15 +24,9 @@ pub fn publisher(
     Publisher::new(
         connector,
         "sms publisher",
-        |channel| Box::pin(declare(channel)),
+        |_| Box::pin(async { Ok(()) }),
         shutdown,
     )
-}
-
-/// The dead-letter queue comes first, so that the broker never has a letter without a box.
-async fn declare(channel: Channel) -> anyhow::Result<()> {
-    declare_queue(&channel, &specs::sms_outbound_dead()).await?;
-    declare_queue(&channel, &specs::sms_outbound()).await
 }
 
 /// Publishes an SMS, with the caller's `user_id` in its envelope (requirement 3.3), to

@@ -21,7 +21,9 @@ const RENDERED: [(&str, &[&str]); 2] = [
 /// Fails with the names of the files that are not what they would be made now.
 pub fn check(checks: &Checks<'_>) -> Result<()> {
     let mut stale = Vec::new();
-    for (path, text) in files(checks)? {
+    let mut files = of_values(checks)?;
+    files.extend(rendered(checks)?);
+    for (path, text) in files {
         if fs::read_to_string(&path).unwrap_or_default() != text {
             let path = path.strip_prefix(&checks.root).unwrap_or(&path);
             stale.push(path.display().to_string());
@@ -35,16 +37,31 @@ pub fn check(checks: &Checks<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Paths and texts of all of them.
-pub fn files(checks: &Checks<'_>) -> Result<Vec<(PathBuf, String)>> {
+/// Writes all of them, the schema first: Helm renders by it.
+pub fn write(checks: &Checks<'_>) -> Result<()> {
+    for make in [of_values, rendered] {
+        for (path, text) in make(checks)? {
+            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Paths and texts of what is made from values.yaml.
+fn of_values(checks: &Checks<'_>) -> Result<Vec<(PathBuf, String)>> {
     let chart = checks.root.join(CHART);
     let values = Values::read(&read(&chart.join("values.yaml"))?)?;
     let readme = chart.join("README.md");
     let text = values.readme(&read(&readme)?)?;
-    let mut files = vec![
+    Ok(vec![
         (chart.join("values.schema.json"), values.schema()?),
         (readme, text),
-    ];
+    ])
+}
+
+/// Paths and texts of what is rendered.
+fn rendered(checks: &Checks<'_>) -> Result<Vec<(PathBuf, String)>> {
+    let mut files = Vec::new();
     for (dir, folders) in RENDERED {
         files.extend(manifests(checks, dir, folders)?);
     }

@@ -162,13 +162,20 @@ fn has(pod: &Value, labels: &Value) -> bool {
     wanted.all(|(name, value)| pod["metadata"]["labels"][name] == *value)
 }
 
-/// Helm must hear how it ended before it gives up itself.
+/// Helm must hear how it ended before it gives up itself, and find the pod's log. A Job has failed when its pods are gone,
+/// whose grace period comes on top.
 fn check_hook(document: &Value, faults: &mut Vec<String>) {
-    let deadline = document["spec"]["activeDeadlineSeconds"].as_u64();
-    if deadline.is_none_or(|seconds| seconds >= HELM_TIMEOUT) {
+    let seconds = |spec: &Value, key: &str| spec[key].as_u64().unwrap_or(HELM_TIMEOUT);
+    let (spec, pod) = (&document["spec"], &document["spec"]["template"]["spec"]);
+    let grace = seconds(pod, "terminationGracePeriodSeconds");
+    let deadline = seconds(spec, "activeDeadlineSeconds");
+    if deadline + grace >= HELM_TIMEOUT {
         faults.push(format!(
-            "must end sooner than Helm's timeout of {HELM_TIMEOUT} s"
+            "must have ended sooner than Helm's timeout of {HELM_TIMEOUT} s"
         ));
+    }
+    if seconds(pod, "activeDeadlineSeconds") + grace >= deadline {
+        faults.push("must end its pod, which keeps the log, before it deletes it".to_owned());
     }
 }
 
@@ -272,6 +279,24 @@ mod tests {
         check(&[pod(), service("p", "http")]).expect("finds both");
         assert!(fault(&[pod(), service("q", "http")]).contains("selects no pod"));
         assert!(fault(&[pod(), service("p", "web")]).contains("names the port \"web\""));
+    }
+
+    #[test]
+    fn a_job_that_ends_too_late_for_helm_or_deletes_its_log_is_found() {
+        let job = |deadline: u64, of_pod: Option<u64>| {
+            let mut pod = pod();
+            pod["spec"]["activeDeadlineSeconds"] = json!(of_pod);
+            pod["spec"]["terminationGracePeriodSeconds"] = json!(20);
+            json!({
+                "kind": "Job",
+                "metadata": {"name": "j"},
+                "spec": {"activeDeadlineSeconds": deadline, "template": pod},
+            })
+        };
+        check(&[job(279, Some(250))]).expect("ends in time");
+        assert!(fault(&[job(280, Some(250))]).contains("sooner than Helm's timeout"));
+        assert!(fault(&[job(270, Some(250))]).contains("must end its pod"));
+        assert!(fault(&[job(270, None)]).contains("must end its pod"));
     }
 
     #[test]

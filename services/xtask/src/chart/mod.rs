@@ -41,9 +41,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let state = State::take("chart")?;
     let checks = Checks::new(&state, &interrupt)?;
     if args.write {
-        for (path, text) in generated::files(&checks)? {
-            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-        }
+        generated::write(&checks)?;
     }
     let sum = checks.run()?;
     println!(

@@ -73,6 +73,10 @@ impl Values {
             json!("https://json-schema.org/draft/2020-12/schema"),
         );
         schema.insert("$defs".to_owned(), json!({"resources": resources()}));
+        schema["properties"]["enabled"] = json!({
+            "description": "For the `condition` of a chart that depends on this one; no template reads it.",
+            "type": "boolean",
+        });
         Ok(serde_json::to_string_pretty(&schema)? + "\n")
     }
 

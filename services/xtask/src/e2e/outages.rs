@@ -8,19 +8,20 @@ use rustix::process::{Pid, Signal, kill_process};
 use test_support::try_eventually;
 
 use super::load::Load;
-use super::world::{DEADLINE, World, name_of};
+use super::world::{COMPONENTS, DEADLINE, World, name_of};
 
 /// RabbitMQ's pod deleted, PostgreSQL's pod deleted, B killed with -9, all under load: no accepted SMS is lost.
 pub fn pods_are_killed(world: &World) -> Result<String> {
     let user = world.user()?;
     let load = Load::start(world, "load-outages", user)?;
+    let counts = counts(world)?;
     let mut recovered = Vec::new();
     for component in ["rabbitmq", "postgresql"] {
         let pods = world.pods(component)?;
         let pod = name_of(pods.first().context("its pod")?);
         world.kubectl(&["delete", "pod", &pod])?;
         let deleted = Instant::now();
-        wait_for_all(world)?;
+        wait_for_all(world, &counts)?;
         load.more(20)?;
         recovered.push(format!(
             "{component} {:.0} s",
@@ -29,7 +30,7 @@ pub fn pods_are_killed(world: &World) -> Result<String> {
     }
     kill_b(world)?;
     let killed = Instant::now();
-    wait_for_all(world)?;
+    wait_for_all(world, &counts)?;
     load.more(20)?;
     recovered.push(format!("B {:.0} s", killed.elapsed().as_secs_f64()));
     let sends = load.stop()?;
@@ -42,16 +43,15 @@ pub fn pods_are_killed(world: &World) -> Result<String> {
     ))
 }
 
-fn wait_for_all(world: &World) -> Result<()> {
-    for component in [
-        "rabbitmq",
-        "postgresql",
-        "server-b",
-        "server-a",
-        "user-service",
-    ] {
-        let count = world.pods(component)?.len();
-        world.wait_ready(component, count)?;
+/// How many pods each component has.
+fn counts(world: &World) -> Result<Vec<(&'static str, usize)>> {
+    let count = |component| Ok((component, world.pods(component)?.len()));
+    COMPONENTS.into_iter().map(count).collect()
+}
+
+fn wait_for_all(world: &World, counts: &[(&str, usize)]) -> Result<()> {
+    for (component, count) in counts {
+        world.wait_ready(component, *count)?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use test_support::try_eventually;
 
 use super::load::Load;
-use super::world::{DEADLINE, RELEASE, User, World, is_ready, name, name_of};
+use super::world::{COMPONENTS, DEADLINE, RELEASE, User, World, is_ready, name, name_of};
 
 /// Kept from the upgrade that brings them: `kubectl scale` owns the number later, and Helm 4 does not take it back.
 const FOUR_REPLICAS: &str = "serverA.replicaCount=4";
@@ -82,13 +82,7 @@ pub fn upgrade_to_the_same(world: &World) -> Result<String> {
 
 fn pod_ids(world: &World) -> Result<BTreeSet<String>> {
     let mut ids = BTreeSet::new();
-    for component in [
-        "rabbitmq",
-        "postgresql",
-        "server-b",
-        "server-a",
-        "user-service",
-    ] {
+    for component in COMPONENTS {
         ids.extend(
             world
                 .pods(component)?

@@ -18,6 +18,14 @@ use crate::process::run;
 pub const RELEASE: &str = "demo";
 /// What the names of its objects begin with.
 const FULL_NAME: &str = "demo-identity-sync";
+/// What runs all the time.
+pub const COMPONENTS: [&str; 5] = [
+    "rabbitmq",
+    "postgresql",
+    "server-b",
+    "server-a",
+    "user-service",
+];
 /// Longest wait for a pod or a Job.
 pub const DEADLINE: Duration = Duration::from_mins(3);
 
