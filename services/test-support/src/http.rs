@@ -46,6 +46,8 @@ impl Http {
     pub fn new() -> Self {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_secs(30)))
+            // Of the environment: it is for what is outside of this machine.
+            .proxy(None)
             .http_status_as_error(false);
         Self(config.build().into())
     }

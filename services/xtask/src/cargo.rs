@@ -46,7 +46,7 @@ pub fn build(state_dir: &Path, interrupt: &Interrupt) -> Result<()> {
     build_profile(state_dir, "fast", interrupt)
 }
 
-/// Builds them with another profile: always all of them by one call, because cargo builds a dependency again for each
+/// Builds them with another profile: all of them by one call, because cargo builds a dependency again for each
 /// other set of its features.
 pub fn build_profile(state_dir: &Path, profile: &str, interrupt: &Interrupt) -> Result<()> {
     println!("Building the services …");

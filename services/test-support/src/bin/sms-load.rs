@@ -2,10 +2,11 @@
 //!
 //! `TARGET_URL` is server A's, `API_KEY` a valid key, `PER_SECOND` the rate. Every SMS goes over a connection of its
 //! own, so each send shows whether the Service points at a pod that serves. Each second one line of JSON tells what came
-//! of the sends since the last: `{"accepted": ["<message_id>", …], "failed": ["<status or error>", …]}`.
+//! of the sends since the last, and how many have no answer yet:
+//! `{"accepted": ["<message_id>", …], "failed": ["<status or error>", …], "open": 0}`.
 
 use std::env;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use test_support::Http;
 struct Outcomes {
     accepted: Vec<String>,
     failed: Vec<String>,
+    open: u32,
 }
 
 fn main() -> Result<()> {
@@ -34,29 +36,36 @@ fn main() -> Result<()> {
     for number in 0.. {
         let due = Duration::from_secs(1) * number / per_second;
         thread::sleep(due.saturating_sub(start.elapsed()));
+        if start.elapsed() >= told + Duration::from_secs(1) {
+            told = start.elapsed();
+            let mut outcomes = lock(&outcomes);
+            let (accepted, failed) = (
+                std::mem::take(&mut outcomes.accepted),
+                std::mem::take(&mut outcomes.failed),
+            );
+            println!(
+                "{}",
+                json!({"accepted": accepted, "failed": failed, "open": outcomes.open})
+            );
+        }
         let (url, key, outcomes_of_send) = (url.clone(), key.clone(), Arc::clone(&outcomes));
+        lock(&outcomes).open += 1;
         // Open load: a send that hangs does not keep the next one waiting.
         thread::spawn(move || {
             let outcome = send(&url, &key);
-            let mut outcomes = outcomes_of_send
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut outcomes = lock(&outcomes_of_send);
+            outcomes.open -= 1;
             match outcome {
                 Ok(message_id) => outcomes.accepted.push(message_id),
                 Err(error) => outcomes.failed.push(format!("{error:#}")),
             }
         });
-        if start.elapsed() >= told + Duration::from_secs(1) {
-            told = start.elapsed();
-            let outcomes =
-                std::mem::take(&mut *outcomes.lock().unwrap_or_else(PoisonError::into_inner));
-            println!(
-                "{}",
-                json!({"accepted": outcomes.accepted, "failed": outcomes.failed})
-            );
-        }
     }
     Ok(())
+}
+
+fn lock(outcomes: &Mutex<Outcomes>) -> MutexGuard<'_, Outcomes> {
+    outcomes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The id of an accepted SMS; anything else is an error, a refusal with its status.

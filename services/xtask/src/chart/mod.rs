@@ -87,9 +87,9 @@ impl<'a> Checks<'a> {
     pub fn run(&self) -> Result<Sum> {
         println!("Checking the chart …");
         let mut sum = Sum::default();
-        if Command::new("go").arg("version").output().is_err() {
+        if !tools::go_works() {
             println!(
-                "Skipped: Go is not installed, with which the programs that check the chart are built."
+                "Skipped: Go 1.26 or later is not installed, with which the programs that check the chart are built."
             );
             sum.skipped = 1;
             return Ok(sum);

@@ -21,11 +21,12 @@ const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 /// error by them.
 pub fn ensure(version: &str) -> Result<PathBuf> {
     let dir = tools::cache_dir()?.join(format!("schemas-{version}"));
+    let _entry = tools::lock_entry(&dir)?;
     if dir.exists() {
         return Ok(dir);
     }
     println!("Making the schemas of Kubernetes {version}, once …");
-    let partial = dir.with_extension(format!("partial-{}", std::process::id()));
+    let partial = tools::partial(&dir);
     fs::create_dir_all(&partial).with_context(|| format!("creating {}", partial.display()))?;
     let kubernetes = module(&format!("k8s.io/kubernetes@v{version}"))?;
     write_kinds(&kubernetes.join("api/openapi-spec/swagger.json"), &partial)?;

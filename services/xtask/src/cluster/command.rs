@@ -1,12 +1,13 @@
 //! `cargo xtask cluster`.
 
+use std::fs;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
-use super::{Cluster, ensure_can_run, tools};
+use super::{Cluster, Turn, ensure_can_run, tools};
 use crate::cargo;
 use crate::images::{self, Engine};
 use crate::interrupt::Interrupt;
@@ -26,24 +27,29 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let interrupt = Interrupt::install()?;
     let state = State::take("cluster")?;
     let mut archives = Vec::new();
-    let mut built = Vec::new();
+    let mut built: Vec<(Engine, String)> = Vec::new();
     // Before anything is built.
     ensure_can_run(state.dir())?;
-    let engine = Engine::find()?;
+    let turn = Turn::wait(&interrupt)?;
     if args.images {
+        let engine = Engine::find()?;
         cargo::build(state.dir(), &interrupt)?;
-        built = images::build(engine, &state, "fast", images::PREFIX, "dev")?;
+        let tag = env!("CARGO_PKG_VERSION");
+        built = images::build(engine, &state, "fast", images::PREFIX, tag)?
+            .into_iter()
+            .map(|image| (engine, image))
+            .collect();
         for recipe in [images::RABBITMQ, images::POSTGRES] {
             archives.push(recipe.ensure(&state, &interrupt)?);
         }
     }
     let helm = tools::HELM4.ensure(state.dir(), &interrupt)?.join("helm");
-    let mut cluster = Cluster::start(&state, &interrupt)?;
+    let mut cluster = Cluster::start(&state, turn, &interrupt)?;
     for archive in archives {
         cluster.load_archive(&archive)?;
     }
-    for image in &built {
-        cluster.load_image(engine, image)?;
+    for (engine, image) in &built {
+        cluster.load_image(*engine, image)?;
     }
     let kubeconfig = cluster.kubeconfig();
     println!("Up after {:.1} s.", began.elapsed().as_secs_f64());
@@ -53,8 +59,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         cluster.kubectl().program().display()
     );
     println!("  alias helm='{}'\n", helm.display());
-    for image in &built {
-        println!("  {image}");
+    if args.images {
+        let values = state.join("values.json");
+        fs::write(&values, images::stand_in_values().to_string())
+            .with_context(|| format!("writing {}", values.display()))?;
+        println!(
+            "  helm install demo charts/identity-sync --values '{}'\n",
+            values.display()
+        );
     }
     println!("Ctrl-C stops it.");
     let watched = watch(&cluster, &interrupt);

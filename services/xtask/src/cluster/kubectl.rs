@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use test_support::children::{self, Launch};
 
 use crate::process::run;
 
@@ -13,17 +14,34 @@ use crate::process::run;
 pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
-    home: PathBuf,
+    state: PathBuf,
+    throwaway: bool,
 }
 
 impl Kubectl {
-    /// `program` for the cluster of `kubeconfig`; caches go below `home`.
-    pub fn new(program: PathBuf, kubeconfig: PathBuf, home: PathBuf) -> Self {
+    /// For the throwaway cluster with its state in `dir`: nothing of the user's own settings counts.
+    pub fn of_throwaway(program: &Path, dir: &Path) -> Self {
         Self {
-            program,
-            kubeconfig,
-            home,
+            program: program.to_owned(),
+            kubeconfig: dir.join("kubeconfig"),
+            state: dir.to_owned(),
+            throwaway: true,
         }
+    }
+
+    /// The user's kubectl, for the cluster of a kubeconfig.
+    pub fn of_user(kubeconfig: &Path, state: &Path) -> Self {
+        Self {
+            program: "kubectl".into(),
+            kubeconfig: kubeconfig.to_owned(),
+            state: state.to_owned(),
+            throwaway: false,
+        }
+    }
+
+    /// Whether its cluster is a throwaway one.
+    pub fn is_throwaway(&self) -> bool {
+        self.throwaway
     }
 
     /// Where it is.
@@ -38,22 +56,27 @@ impl Kubectl {
         command
     }
 
-    /// Another client, such as Helm, for the same cluster.
+    /// Another client, such as Helm, for the same cluster. It ends when we do.
     pub fn of(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
+        let mut command = if self.throwaway {
+            let mut command = children::command(program, &self.state, Launch::default());
+            command.env("HOME", &self.state);
+            command
+        } else {
+            let mut command = Command::new("setpriv");
+            command
+                .args(["--pdeathsig", "KILL", "--"])
+                .arg(program)
+                .env(children::MARK, &self.state);
+            command
+        };
         command
             .env("KUBECONFIG", &self.kubeconfig)
-            .env("HOME", &self.home)
-            .env_remove("HTTPS_PROXY")
-            .env_remove("https_proxy")
             .stdin(Stdio::null());
-        for variable in ["XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"] {
-            command.env_remove(variable);
-        }
         command
     }
 
-    /// Runs kubectl to its end; gives its stdout, or an error with its stderr.
+    /// Runs kubectl to its end; gives its stdout, or an error with all that it wrote.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         run(&mut self.command(arguments))
     }

@@ -27,6 +27,7 @@ use self::components::Component;
 use self::config::{CONTAINERD_SOCKET, NODE_NAME};
 pub use self::kubectl::Kubectl;
 use self::node::Node;
+pub use self::node::Turn;
 pub use self::requirements::ensure as ensure_can_run;
 use crate::images::{self, Engine};
 use crate::interrupt::Interrupt;
@@ -69,10 +70,8 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a cluster with its state in `cluster` below the state directory, ready to run pods.
     ///
-    /// # Errors
-    /// [`CannotRun`] if this machine is not able to, by `downcast_ref`; any other error is a failure.
-    pub fn start(state: &State, interrupt: &Interrupt) -> Result<Self> {
-        ensure_can_run(state.dir())?;
+    /// On a machine that [`ensure_can_run`] has found able to.
+    pub fn start(state: &State, turn: Turn, interrupt: &Interrupt) -> Result<Self> {
         let bin = tools::KUBERNETES.ensure(state.dir(), interrupt)?;
         let coredns = tools::COREDNS.ensure(state.dir(), interrupt)?;
         let pause = images::PAUSE.ensure(state, interrupt)?;
@@ -82,9 +81,9 @@ impl Cluster {
         certificates::create(&dir.join("pki"))?;
         config::write(&dir)?;
         steps.done("certificates and configuration")?;
-        let node = Node::start(&workspace::root()?, &dir)?;
+        let node = Node::start(&workspace::root()?, &dir, turn)?;
         let components = components::start_base(&node, &dir)?;
-        let kubectl = Kubectl::new(bin.join("kubectl"), dir.join("kubeconfig"), dir.clone());
+        let kubectl = Kubectl::of_throwaway(&bin.join("kubectl"), &dir);
         let mut cluster = Self {
             dir,
             kubectl,

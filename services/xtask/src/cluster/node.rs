@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,9 +11,10 @@ use test_support::children::{self, Launch, Process};
 use test_support::try_eventually;
 
 use super::requirements::cgroup_roots;
+use crate::interrupt::Interrupt;
 use crate::process::run;
 
-/// Addresses of RFC 2544, which no network routes: a developer's own networks stay reachable.
+/// Addresses of RFC 2544, for tests within a machine: a developer's own networks stay reachable.
 pub const NODE_IP: &str = "198.18.0.2";
 /// Where pods get their addresses from.
 pub const POD_CIDR: &str = "198.18.64.0/18";
@@ -27,7 +29,6 @@ const HOST_IP: &str = "198.18.0.1";
 const ALL_ADDRESSES: &str = "198.18.0.0/15";
 /// The machine's end of the link to the node.
 const LINK: &str = "identity-sync0";
-/// Names of the machine, so only one cluster at a time can have them.
 const LOCK: &str = "/run/lock/identity-sync-cluster";
 const INIT: &str = "k8s/cluster/node.sh";
 
@@ -39,14 +40,45 @@ const CGROUP_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Node {
     init: Option<Process>,
     state: PathBuf,
-    /// Held until we end, however that happens.
-    _lock: File,
+    _turn: Turn,
+}
+
+/// Of one throwaway cluster at a time: they have the machine's names in common, and the names of their images. Held until
+/// we end, however that happens.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "the lock is all")] File);
+
+impl Turn {
+    /// Waits for it.
+    pub fn wait(interrupt: &Interrupt) -> Result<Self> {
+        let open = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(LOCK);
+        let file = open.with_context(|| format!("opening {LOCK}"))?;
+        let mut said = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self(file)),
+                Err(TryLockError::WouldBlock) if !said => {
+                    println!(
+                        "Another throwaway cluster runs on this machine: waiting for its end …"
+                    );
+                    said = true;
+                }
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => bail!("locking {LOCK}: {error}"),
+            }
+            interrupt.check()?;
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
 }
 
 impl Node {
     /// Makes the namespaces, and the link and the routes to them. What an earlier run left behind is removed.
-    pub fn start(root: &Path, state: &Path) -> Result<Self> {
-        let lock = lock()?;
+    pub fn start(root: &Path, state: &Path, turn: Turn) -> Result<Self> {
         clean_machine()?;
         for root in cgroup_roots() {
             let group = root.join(CGROUP);
@@ -65,7 +97,7 @@ impl Node {
         let mut node = Self {
             init: None,
             state: state.to_owned(),
-            _lock: lock,
+            _turn: turn,
         };
         let init = node.init.insert(children::spawn(command)?);
         let pid = init.id().to_string();
@@ -189,20 +221,6 @@ fn remove_group(group: &Path) -> std::io::Result<()> {
         }
     }
     fs::remove_dir(group)
-}
-
-fn lock() -> Result<File> {
-    let open = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(LOCK);
-    let file = open.with_context(|| format!("opening {LOCK}"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!("another throwaway cluster runs on this machine"),
-        Err(TryLockError::Error(error)) => bail!("locking {LOCK}: {error}"),
-    }
 }
 
 fn ip(arguments: &str) -> Result<()> {

@@ -9,10 +9,11 @@ use test_support::servers::packages;
 
 use super::CannotRun;
 use super::node::CGROUP;
-use super::tools::{COREDNS, KUBERNETES};
+use super::tools::{COREDNS, HELM4, KUBERNETES, go_works};
+use crate::images::Engine;
 
 /// Programs, and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
@@ -23,6 +24,7 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("nsenter", "util-linux"),
     ("openssl", "openssl"),
     ("cc", "gcc"),
+    ("mmdebstrap", "mmdebstrap"),
 ];
 
 /// Controllers of control groups that kubelet does not start without.
@@ -59,7 +61,10 @@ pub fn ensure(state_dir: &Path) -> Result<(), CannotRun> {
         namespaces_work(),
         "`unshare --net --mount --pid` is not permitted",
     );
-    demand(Path::new("/dev/kmsg").exists(), "there is no /dev/kmsg");
+    demand(
+        fs::File::open("/dev/kmsg").is_ok(),
+        "/dev/kmsg cannot be opened",
+    );
     demand(
         !is_overlay(state_dir),
         "target/ is on an overlay file system, where images cannot be unpacked",
@@ -70,6 +75,11 @@ pub fn ensure(state_dir: &Path) -> Result<(), CannotRun> {
     );
     if missing.is_empty()
         && let Err(error) = packages::ensure_programs(&PROGRAMS)
+    {
+        missing.push(format!("{error:#}"));
+    }
+    if missing.is_empty()
+        && let Err(error) = Engine::find()
     {
         missing.push(format!("{error:#}"));
     }
@@ -147,13 +157,9 @@ fn is_overlay(dir: &Path) -> bool {
 }
 
 fn programs_are_cached() -> bool {
-    [KUBERNETES, COREDNS]
+    [KUBERNETES, COREDNS, HELM4]
         .iter()
         .all(|tool| tool.is_cached().unwrap_or_default())
-}
-
-fn go_works() -> bool {
-    succeeds(Command::new("go").arg("version"))
 }
 
 fn succeeds(command: &mut Command) -> bool {

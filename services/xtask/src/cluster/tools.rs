@@ -1,12 +1,12 @@
 //! The programs that come from no package manager: built from Go modules once, and kept in the user's cache directory.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::cargo;
 use crate::interrupt::Interrupt;
@@ -121,14 +121,18 @@ impl Tool {
     /// The directory of the programs, which are built first unless an earlier run has kept them.
     pub fn ensure(&self, state_dir: &Path, interrupt: &Interrupt) -> Result<PathBuf> {
         let dir = self.cache_dir()?;
+        let _entry = lock_entry(&dir)?;
         if self.is_built(&dir) {
             return Ok(dir);
         }
-        ensure_go()?;
+        ensure!(
+            go_works(),
+            "Go is not installed, or too old; the cluster's programs are built with Go 1.26 or later"
+        );
         let began = Instant::now();
         let name = dir.file_name().unwrap_or_default().display();
         println!("Building {name} from its Go module, once …");
-        let partial = dir.with_extension(format!("partial-{}", std::process::id()));
+        let partial = partial(&dir);
         fs::create_dir_all(&partial).with_context(|| format!("creating {}", partial.display()))?;
         for package in self.packages {
             self.build(package, &partial, state_dir, interrupt)?;
@@ -226,6 +230,38 @@ pub fn cache_dir() -> Result<PathBuf> {
     Ok(dir.join("identity-sync"))
 }
 
+/// Taken before an entry of the cache is looked for and made, so that only one process makes it; held until dropped.
+pub fn lock_entry(entry: &Path) -> Result<File> {
+    let dir = entry.parent().context("an entry has a directory")?;
+    fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let path = beside(entry, "lock");
+    let open = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path);
+    let file = open.with_context(|| format!("opening {}", path.display()))?;
+    file.lock()
+        .with_context(|| format!("locking {}", path.display()))?;
+    Ok(file)
+}
+
+/// Where an entry is made before it gets its name. What a run that did not come to its end left there is removed.
+pub fn partial(entry: &Path) -> PathBuf {
+    let partial = beside(entry, "partial");
+    // One of them fails: it is a file or a directory, or nothing.
+    let _ = fs::remove_dir_all(&partial);
+    let _ = fs::remove_file(&partial);
+    partial
+}
+
+fn beside(entry: &Path, what: &str) -> PathBuf {
+    let mut name = entry.as_os_str().to_owned();
+    name.push(".");
+    name.push(what);
+    name.into()
+}
+
 fn required_version<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
     go_mod.lines().find_map(|line| {
         let mut words = line.trim_start_matches("require").split_whitespace();
@@ -233,11 +269,14 @@ fn required_version<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
     })
 }
 
-fn ensure_go() -> Result<()> {
-    match Command::new("go").arg("version").output() {
-        Ok(output) if output.status.success() => Ok(()),
-        _ => bail!("Go is not installed; the cluster's programs are built with Go 1.26 or later"),
-    }
+/// Asked where the pins are: there Go fetches a newer one of itself, where it may.
+pub fn go_works() -> bool {
+    let dir = KUBERNETES.pins_dir();
+    let mut command = Command::new("go");
+    dir.is_ok_and(|dir| {
+        let output = command.arg("version").current_dir(dir).output();
+        output.is_ok_and(|output| output.status.success())
+    })
 }
 
 #[cfg(test)]

@@ -1,13 +1,11 @@
 //! A pod that sends SMS all the time.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use test_support::try_eventually;
 
-use super::world::{DEADLINE, User, World, name};
+use super::world::{User, World, name};
 
 /// Sends per second.
 const RATE: u32 = 20;
@@ -26,6 +24,8 @@ pub struct Sends {
     pub accepted: HashSet<String>,
     /// Status or error of the others.
     pub failed: Vec<String>,
+    /// Of each second, how many were without an answer at its end.
+    open: Vec<u64>,
 }
 
 impl<'a> Load<'a> {
@@ -59,7 +59,7 @@ impl<'a> Load<'a> {
         });
         world.kubectl.apply(&manifest.to_string())?;
         let load = Self { world, pod };
-        try_eventually(DEADLINE, "an accepted SMS of the load", || {
+        world.eventually("an accepted SMS of the load", || {
             let sends = load.sends()?;
             ensure!(!sends.accepted.is_empty(), "{:?}", sends.failed.first());
             Ok(())
@@ -82,6 +82,7 @@ impl<'a> Load<'a> {
             };
             sends.accepted.extend(texts("accepted"));
             sends.failed.extend(texts("failed"));
+            sends.open.push(line["open"].as_u64().context("open")?);
         }
         Ok(sends)
     }
@@ -89,18 +90,26 @@ impl<'a> Load<'a> {
     /// Waits until so many more were accepted: what was done has been under load.
     pub fn more(&self, count: usize) -> Result<()> {
         let before = self.sends()?.accepted.len();
-        try_eventually(DEADLINE, "more accepted SMS", || {
+        self.world.eventually("more accepted SMS", || {
             let accepted = self.sends()?.accepted.len();
             ensure!(accepted >= before + count, "{} more", accepted - before);
             Ok(())
         })
     }
 
-    /// Ends the load.
+    /// Ends the load, once every send has its answer: one that hangs has failed.
     pub fn stop(self) -> Result<Sends> {
-        // The last line comes a second after the last send.
-        self.more(1)?;
-        let sends = self.sends()?;
+        let before = self.sends()?.open.len();
+        let answered = "a moment at which every send has its answer";
+        let sends = self.world.eventually(answered, || {
+            let sends = self.sends()?;
+            let open = sends.open.get(before..).unwrap_or_default();
+            ensure!(
+                open.contains(&0),
+                "in the seconds since, these hung: {open:?}"
+            );
+            Ok(sends)
+        })?;
         self.world
             .kubectl(&["delete", "pod", self.pod, "--wait=true"])?;
         Ok(sends)
@@ -122,27 +131,23 @@ impl Sends {
 
     /// Waits until server B has stored every accepted SMS for the user.
     pub fn all_stored(&self, world: &World, user: &User) -> Result<()> {
-        try_eventually(
-            Duration::from_mins(2),
-            "every accepted SMS in server B",
-            || {
-                let stored = world.sql(&format!(
-                    "SELECT message_id FROM sms_messages WHERE user_id = {}",
-                    user.id
-                ))?;
-                let stored: HashSet<&str> = stored.lines().collect();
-                let missing = self
-                    .accepted
-                    .iter()
-                    .filter(|id| !stored.contains(id.as_str()))
-                    .count();
-                ensure!(
-                    missing == 0,
-                    "{missing} of {} are missing",
-                    self.accepted.len()
-                );
-                Ok(())
-            },
-        )
+        world.eventually("every accepted SMS in server B", || {
+            let stored = world.sql(&format!(
+                "SELECT message_id FROM sms_messages WHERE user_id = {}",
+                user.id
+            ))?;
+            let stored: HashSet<&str> = stored.lines().collect();
+            let missing = self
+                .accepted
+                .iter()
+                .filter(|id| !stored.contains(id.as_str()))
+                .count();
+            ensure!(
+                missing == 0,
+                "{missing} of {} are missing",
+                self.accepted.len()
+            );
+            Ok(())
+        })
     }
 }

@@ -16,6 +16,7 @@ use crate::cluster::CannotRun;
 use crate::interrupt::Interrupt;
 use crate::workspace::State;
 use stage::Stage;
+pub use stage::build_images;
 use world::World;
 
 /// Options of `cargo xtask e2e`.
@@ -25,8 +26,8 @@ pub struct Args {
     #[arg(long)]
     keep: bool,
 
-    /// Registry and path of the images, for a cluster that `KUBECONFIG` names: those of `cargo xtask images`, tagged `e2e-1`
-    /// and `e2e-2`, and `sms-load:e2e-1`
+    /// Registry and path of the images for a cluster that `KUBECONFIG` names, where `cargo xtask images --e2e --prefix PREFIX`
+    /// and a push have put them
     #[arg(long, value_name = "PREFIX")]
     images: Option<String>,
 }
@@ -125,7 +126,7 @@ fn play(stage: &Stage, interrupt: &Interrupt) -> (usize, bool) {
             Ok(saw) => println!("{seconds:6.1} s  ok  {name}: {saw}"),
             Err(error) => {
                 println!("{seconds:6.1} s  FAILED  {name}: {error:#}");
-                println!("{}", stage.world.describe_failure());
+                println!("{}", stage.describe_failure());
                 return (passed, true);
             }
         }

@@ -5,10 +5,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use test_support::try_eventually;
 
 use super::load::Load;
-use super::world::{COMPONENTS, DEADLINE, World, name_of};
+use super::world::{COMPONENTS, World, name_of};
 
 /// RabbitMQ's pod deleted, PostgreSQL's pod deleted, B killed with -9, all under load: no accepted SMS is lost.
 pub fn pods_are_killed(world: &World) -> Result<String> {
@@ -23,6 +22,7 @@ pub fn pods_are_killed(world: &World) -> Result<String> {
         let deleted = Instant::now();
         wait_for_all(world, &counts)?;
         load.more(20)?;
+        world.works()?;
         recovered.push(format!(
             "{component} {:.0} s",
             deleted.elapsed().as_secs_f64()
@@ -32,6 +32,7 @@ pub fn pods_are_killed(world: &World) -> Result<String> {
     let killed = Instant::now();
     wait_for_all(world, &counts)?;
     load.more(20)?;
+    world.works()?;
     recovered.push(format!("B {:.0} s", killed.elapsed().as_secs_f64()));
     let sends = load.stop()?;
     sends.all_stored(world, user)?;
@@ -64,6 +65,7 @@ fn kill_b(world: &World) -> Result<()> {
     let id = container["containerID"].as_str().unwrap_or_default();
     let processes = processes_of(id.trim_start_matches("containerd://"));
     if processes.is_empty() {
+        ensure!(!world.throwaway, "server B has no process");
         world.kubectl(&[
             "delete",
             "pod",
@@ -78,7 +80,7 @@ fn kill_b(world: &World) -> Result<()> {
     }
     let before = container["restartCount"].as_i64().unwrap_or_default();
     let path = format!("pod/{}", name_of(pod));
-    try_eventually(DEADLINE, "a restart of B's container", || {
+    world.eventually("a restart of B's container", || {
         let pod = world.get(&[&path])?;
         let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_i64();
         ensure!(restarts > Some(before), "{restarts:?} restarts");

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
-use test_support::try_eventually;
+use serde_json::{Value, json};
 
 use super::load::Load;
-use super::world::{COMPONENTS, DEADLINE, RELEASE, User, World, is_ready, name, name_of};
+use super::world::{COMPONENTS, RELEASE, World, is_ready, name, name_of};
 
 /// Kept from the upgrade that brings them: `kubectl scale` owns the number later, and Helm 4 does not take it back.
 const FOUR_REPLICAS: &str = "serverA.replicaCount=4";
@@ -23,14 +22,33 @@ pub fn install(world: &World) -> Result<String> {
         },
     });
     world.kubectl.apply(&namespace.to_string())?;
+    let lax = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "lax", "namespace": world.namespace},
+        "spec": {"containers": [{"name": "lax", "image": "any"}]},
+    });
+    let refused = world.kubectl.apply(&lax.to_string());
+    let refused = refused
+        .err()
+        .context("a pod that restricts nothing is admitted")?;
+    ensure!(format!("{refused:#}").contains("restricted"), "{refused:#}");
     world.deploy("install", &world.tags[0], &[])?;
-    let pods = world.get(&["pods"])?;
-    let pods = pods["items"].as_array().context("a list of pods")?;
-    let running = pods
-        .iter()
-        .filter(|pod| pod["status"]["phase"] == "Running");
-    let unready: Vec<String> = running.filter(|pod| !is_ready(pod)).map(name_of).collect();
-    ensure!(unready.is_empty(), "not ready: {unready:?}");
+    for component in COMPONENTS {
+        let pods = world.pods(component)?;
+        let expected = if component == "server-a" { 2 } else { 1 };
+        ensure!(
+            pods.len() == expected,
+            "{component} has {} pods",
+            pods.len()
+        );
+        let unready: Vec<String> = pods
+            .iter()
+            .filter(|pod| !is_ready(pod))
+            .map(name_of)
+            .collect();
+        ensure!(unready.is_empty(), "not ready: {unready:?}");
+    }
     let job = world.get(&["job", &name("resync")])?;
     ensure!(
         job["status"]["succeeded"] == 1,
@@ -44,31 +62,12 @@ pub fn install(world: &World) -> Result<String> {
         let verdict = world.verdict(&format!("pod/{}", name_of(&pod)), &user.key)?;
         ensure!(verdict == 422, "{} answers {verdict}", name_of(&pod));
     }
-    sms_is_processed(world, user)?;
+    world.works()?;
     world.helm(&["test", RELEASE])?;
-    let pods = pods.len();
-    Ok(format!(
-        "{pods} pods, the user known to every replica, SMS processed, helm test passed"
-    ))
-}
-
-/// An SMS sent through the Service is stored by B with the caller's id, and handed to the provider.
-fn sms_is_processed(world: &World, user: &User) -> Result<()> {
-    let server_a = world.forward(&format!("service/{}", name("server-a")), 8080)?;
-    let url = format!("{}/api/v1/sms/send", server_a.url);
-    let body = json!({"to": "+14155550123", "from": "ACME", "body": "e2e"});
-    let answer = world
-        .http
-        .call("POST", &url, Some(("api-key", &user.key)), Some(&body))?;
-    ensure!(answer.status == 202, "{}: {}", answer.status, answer.text);
-    let id = answer.body["message_id"].as_str().context("message_id")?;
-    try_eventually(DEADLINE, "the SMS to be sent", || {
-        let row = world.sql(&format!(
-            "SELECT user_id || ' ' || status FROM sms_messages WHERE message_id = '{id}'"
-        ))?;
-        ensure!(row == format!("{} sent", user.id), "{row}");
-        Ok(())
-    })
+    Ok(
+        "all pods ready, the user known to every replica, SMS processed, helm test passed"
+            .to_owned(),
+    )
 }
 
 /// Every pod stays the one that it was.
@@ -107,27 +106,40 @@ pub fn upgrade_to_more_replicas(world: &World) -> Result<String> {
         world.newest_resync()? == syncs + 1,
         "the hook Job did not run once"
     );
-    let deployment = name("server-a");
-    let events = world.get(&["events"])?;
-    let reasons: BTreeSet<&str> = events["items"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|event| event["involvedObject"]["name"] == deployment.as_str())
-        .filter_map(|event| event["reason"].as_str())
-        .collect();
-    for reason in ["ResyncStarted", "ResyncSucceeded"] {
-        ensure!(
-            reasons.contains(reason),
-            "no event {reason} on the Deployment, only {reasons:?}"
-        );
-    }
     let result = world.resync_result()?;
+    let sync = result["sync_id"]
+        .as_str()
+        .with_context(|| format!("no sync_id in {result}"))?;
+    events_are_there(
+        world,
+        &[
+            ("ResyncStarted", &format!("resync {} begins", syncs + 1)),
+            ("ResyncSucceeded", sync),
+        ],
+    )?;
     ensure!(result["outcome"] == "succeeded", "{result}");
     Ok(format!(
         "{} sends, none failed; events and result are there",
         sends.accepted.len()
     ))
+}
+
+/// Events on the Deployment of A, with what their notes contain.
+fn events_are_there(world: &World, expected: &[(&str, &str)]) -> Result<()> {
+    let deployment = name("server-a");
+    let events = world.get(&["events"])?;
+    for (reason, part) in expected {
+        let mut events = events["items"].as_array().into_iter().flatten();
+        let found = events.any(|event| {
+            event["involvedObject"]["name"] == deployment.as_str()
+                && event["reason"] == *reason
+                && event["message"]
+                    .as_str()
+                    .is_some_and(|note| note.contains(part))
+        });
+        ensure!(found, "no event {reason} on the Deployment with \"{part}\"");
+    }
+    Ok(())
 }
 
 /// To images of another tag with changed settings, and back.
@@ -141,18 +153,24 @@ pub fn upgrade_and_rollback(world: &World) -> Result<String> {
         "serverB.auditIntervalSeconds=300",
         "log.level=debug",
     ];
+    let settled = |tag: &str, limit: &str| {
+        for component in ["server-b", "server-a", "user-service"] {
+            let tags = tags(world, component)?;
+            ensure!(
+                tags == [tag.to_owned()].into(),
+                "{component} has the images {tags:?}"
+            );
+        }
+        for pod in world.pods("server-a")? {
+            let seen = env(&pod, "FAIL_CLOSED_AFTER_SECONDS");
+            ensure!(seen == limit, "{} serves {seen} s", name_of(&pod));
+        }
+        load.more(20)
+    };
     world.deploy("upgrade", &world.tags[1], &settings)?;
-    ensure!(
-        images(world)?.contains(&world.tags[1]),
-        "the pods have the old images"
-    );
-    load.more(20)?;
+    settled(&world.tags[1], "20")?;
     world.helm(&["rollback", RELEASE, "--wait"])?;
-    ensure!(
-        images(world)?.contains(&world.tags[0]),
-        "the pods have the new images still"
-    );
-    load.more(20)?;
+    settled(&world.tags[0], "15")?;
     let sends = load.stop()?;
     sends.none_failed()?;
     sends.all_stored(world, user)?;
@@ -164,14 +182,24 @@ pub fn upgrade_and_rollback(world: &World) -> Result<String> {
     ))
 }
 
-/// The tags of A's pods.
-fn images(world: &World) -> Result<BTreeSet<String>> {
-    let pods = world.pods("server-a")?;
+/// Tags of a component's images.
+fn tags(world: &World, component: &str) -> Result<BTreeSet<String>> {
+    let pods = world.pods(component)?;
     let tags = pods.iter().filter_map(|pod| {
         let image = pod["spec"]["containers"][0]["image"].as_str()?;
         Some(image.rsplit(':').next()?.to_owned())
     });
     Ok(tags.collect())
+}
+
+/// An environment variable of a pod's container.
+fn env<'a>(pod: &'a Value, name: &str) -> &'a str {
+    let variables = pod["spec"]["containers"][0]["env"].as_array();
+    let mut variables = variables.into_iter().flatten();
+    let found = variables.find(|variable| variable["name"] == name);
+    found
+        .and_then(|variable| variable["value"].as_str())
+        .unwrap_or_default()
 }
 
 /// Without server B there is no sync: Helm says that the release failed, and why.
@@ -210,7 +238,7 @@ pub fn uninstall(world: &World) -> Result<String> {
         .filter(|kind| !kind.starts_with("events"))
         .collect();
     let all = |expected: &BTreeSet<String>| {
-        try_eventually(DEADLINE, "the end of everything else", || {
+        world.eventually("the end of everything else", || {
             let left = left(world, &kinds.join(","))?;
             ensure!(
                 left == *expected,

@@ -4,14 +4,16 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use serde_json::{Value, json};
-use test_support::{Answer, Http, try_eventually};
+use test_support::{Answer, Http};
 
 use crate::cluster::Kubectl;
+use crate::interrupt::Interrupt;
 use crate::process::run;
 
 /// The release, as a reader of the README would name it.
@@ -27,7 +29,9 @@ pub const COMPONENTS: [&str; 5] = [
     "user-service",
 ];
 /// Longest wait for a pod or a Job.
-pub const DEADLINE: Duration = Duration::from_mins(3);
+const DEADLINE: Duration = Duration::from_mins(3);
+/// Between two looks: each starts a kubectl.
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -46,6 +50,10 @@ pub struct World {
     pub tags: [String; 2],
     /// The client of the load.
     pub load_image: String,
+    /// The cluster is a throwaway one, with its processes on this machine.
+    pub throwaway: bool,
+    /// Looked at by each wait.
+    pub interrupt: Interrupt,
     /// HTTP client.
     pub http: Http,
     /// Who sends the SMS, once there is a server B.
@@ -90,6 +98,32 @@ pub fn component(name: &str) -> String {
 }
 
 impl World {
+    /// Waits until `probe` gives a value; an error at the deadline tells what it said last.
+    pub fn eventually<T>(&self, what: &str, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            self.interrupt.check()?;
+            match probe() {
+                Ok(value) => return Ok(value),
+                Err(error) if Instant::now() >= end => {
+                    bail!("waited in vain for {what}: {error:#}")
+                }
+                Err(_) => thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    /// An error if `probe` gives one within so long.
+    pub fn throughout(&self, time: Duration, mut probe: impl FnMut() -> Result<()>) -> Result<()> {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.interrupt.check()?;
+            probe()?;
+            thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
     /// kubectl in the namespace of the release.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.kubectl
@@ -145,20 +179,16 @@ impl World {
 
     /// Waits until so many pods of a component are there and all are ready.
     pub fn wait_ready(&self, component: &str, count: usize) -> Result<()> {
-        try_eventually(
-            DEADLINE,
-            &format!("{count} ready pods of {component}"),
-            || {
-                let pods = self.pods(component)?;
-                let ready = pods.iter().filter(|pod| is_ready(pod)).count();
-                ensure!(
-                    pods.len() == count && ready == count,
-                    "{ready} of {} are ready",
-                    pods.len()
-                );
-                Ok(())
-            },
-        )
+        self.eventually(&format!("{count} ready pods of {component}"), || {
+            let pods = self.pods(component)?;
+            let ready = pods.iter().filter(|pod| is_ready(pod)).count();
+            ensure!(
+                pods.len() == count && ready == count,
+                "{ready} of {} are ready",
+                pods.len()
+            );
+            Ok(())
+        })
     }
 
     /// Opens a port of `pod/…` or `service/…`.
@@ -224,6 +254,37 @@ impl World {
     /// The user of the scenarios.
     pub fn user(&self) -> Result<&User> {
         self.user.get().context("no user was created")
+    }
+
+    /// An SMS sent to a pod of A is stored by B with the caller's id and handed to the provider, and B knows every pod of
+    /// A as proven.
+    pub fn works(&self) -> Result<()> {
+        let user = self.user()?;
+        let server_a = self.forward(&format!("service/{}", name("server-a")), 8080)?;
+        let url = format!("{}/api/v1/sms/send", server_a.url);
+        let body = json!({"to": "+14155550123", "from": "ACME", "body": "e2e"});
+        let key = Some(("api-key", user.key.as_str()));
+        let answer = self.http.call("POST", &url, key, Some(&body))?;
+        ensure!(answer.status == 202, "{}: {}", answer.status, answer.text);
+        let id = answer.body["message_id"].as_str().context("message_id")?;
+        self.eventually("the SMS to be sent", || {
+            let row = self.sql(&format!(
+                "SELECT user_id || ' ' || status FROM sms_messages WHERE message_id = '{id}'"
+            ))?;
+            ensure!(row == format!("{} sent", user.id), "{row}");
+            Ok(())
+        })?;
+        self.eventually("each pod of A to be proven", || {
+            let known = self.admin("GET", "/replicas", None)?.body;
+            for pod in self.pods("server-a")? {
+                let pod = name_of(&pod);
+                let mut replicas = known["replicas"].as_array().into_iter().flatten();
+                let replica = replicas.find(|replica| replica["instance"] == pod.as_str());
+                let replica = replica.with_context(|| format!("B does not know {pod}: {known}"))?;
+                ensure!(!replica["proven_sequence"].is_null(), "{replica}");
+            }
+            Ok(())
+        })
     }
 
     /// The status of an invalid send: 422 says that the key is accepted, 401 unknown, 403 inactive.

@@ -12,7 +12,7 @@ use test_support::servers::packages;
 use super::Engine;
 use super::fresh_dir;
 use crate::cargo;
-use crate::cluster::tools::cache_dir;
+use crate::cluster::tools::{cache_dir, lock_entry, partial};
 use crate::interrupt::Interrupt;
 use crate::workspace::{self, State};
 
@@ -67,6 +67,7 @@ impl Recipe {
         let recipe = workspace::root()?.join("k8s/cluster").join(self.dir);
         let name = recipe.file_name().unwrap_or_default().display();
         let archive = cache_dir()?.join(format!("image-{name}-{}.tar", self.hash(&recipe)?));
+        let _entry = lock_entry(&archive)?;
         if archive.exists() {
             return Ok(archive);
         }
@@ -81,7 +82,7 @@ impl Recipe {
         (self.prepare)(&context, state, interrupt)?;
         let engine = Engine::find()?;
         engine.build(&context, self.image, &[], 0)?;
-        let partial = archive.with_extension(format!("partial-{}", std::process::id()));
+        let partial = partial(&archive);
         engine.export(self.image, &partial)?;
         engine.remove(self.image)?;
         fs::rename(&partial, &archive)

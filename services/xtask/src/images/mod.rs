@@ -10,9 +10,13 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
 
+use serde_json::{Value, json};
+
+use self::cached::Recipe;
 pub use self::cached::{PAUSE, POSTGRES, RABBITMQ};
 pub use self::engine::Engine;
 use crate::cargo;
+use crate::e2e;
 use crate::interrupt::Interrupt;
 use crate::process::run;
 use crate::workspace::{self, State};
@@ -26,8 +30,8 @@ const USER: u32 = 65_532;
 /// Options of `cargo xtask images`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Tag of the images
-    #[arg(long, default_value = "dev")]
+    /// Tag of the images; the chart's default, unless another is given
+    #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
     tag: String,
 
     /// Registry and path before the services' names
@@ -37,6 +41,10 @@ pub struct Args {
     /// Build with the profile `release` rather than the one that the tests run
     #[arg(long)]
     release: bool,
+
+    /// Build instead what `cargo xtask e2e --images PREFIX` wants to pull
+    #[arg(long, conflicts_with_all = ["tag", "release"])]
+    e2e: bool,
 }
 
 /// Builds the images and prints their names and sizes.
@@ -45,12 +53,32 @@ pub fn command(args: &Args) -> Result<ExitCode> {
     let state = State::take("images")?;
     let profile = if args.release { "release" } else { "fast" };
     let engine = Engine::find()?;
-    cargo::build_profile(state.dir(), profile, &interrupt)?;
-    for image in build(engine, &state, profile, &args.prefix, &args.tag)? {
+    let mut images = Vec::new();
+    if args.e2e {
+        let note = |image| images.push(image);
+        e2e::build_images(engine, &state, &args.prefix, &interrupt, note)?;
+    } else {
+        cargo::build_profile(state.dir(), profile, &interrupt)?;
+        images = build(engine, &state, profile, &args.prefix, &args.tag)?;
+    }
+    for image in images {
         let megabytes = engine.size(&image)? / 100_000;
         println!("{image}  {}.{} MB", megabytes / 10, megabytes % 10);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Values of the chart that name the stand-ins of RabbitMQ and PostgreSQL.
+pub fn stand_in_values() -> Value {
+    let image = |recipe: Recipe| {
+        let (name, tag) = recipe.image.rsplit_once(':').unwrap_or((recipe.image, ""));
+        let (registry, repository) = name.split_once('/').unwrap_or(("", name));
+        let image = json!({
+            "registry": registry, "repository": repository, "tag": tag, "pullPolicy": "Never",
+        });
+        json!({"image": image})
+    };
+    json!({"rabbitmq": image(RABBITMQ), "postgresql": image(POSTGRES)})
 }
 
 /// Puts binaries that [`cargo::build_profile`] built into images `<prefix>/<service>:<tag>`; gives their names.
@@ -154,6 +182,8 @@ impl Source {
 
 fn git(root: &Path, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new("git");
-    command.current_dir(root).env("TZ", "UTC0").args(arguments);
+    command.current_dir(root).env("TZ", "UTC0");
+    // A checkout may be another user's.
+    command.args(["-c", "safe.directory=*"]).args(arguments);
     Ok(run(&mut command)?.trim().to_owned())
 }
