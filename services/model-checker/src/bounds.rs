@@ -120,6 +120,8 @@ pub enum Rule {
     ComparableFrom,
     /// A bookmark in the middle of a backlog tells where the stream stands, but no digest to compare.
     NoDigestInBacklog,
+    /// A new leader does not know where a batch ended, and tells no digest before it has found the end of the backlog.
+    NewLeaderAssumesABacklog,
     /// A missing number is noticed.
     GapIsNoticed,
     /// Rows are obeyed only of sources whose start was seen.

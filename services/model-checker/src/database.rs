@@ -79,7 +79,7 @@ pub struct Database {
     pub relay: Relay,
     /// A restore that nobody has noticed yet.
     pub unnoticed_restore: bool,
-    /// The last batch was full: the backlog goes on, and a key may be with two users in the middle of it.
+    /// Numbers end in the middle of a backlog, where a key may be with two users. A leader knows of its own batches only.
     pub in_backlog: bool,
     /// What was before the oldest row that has a number; kept only where [`Rule::NumbersAreKept`] is taken away.
     before: Option<Box<Before>>,

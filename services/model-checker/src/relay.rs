@@ -14,6 +14,8 @@ pub struct Leader {
     pub term: i64,
     /// It has lost its lock.
     pub zombie: bool,
+    /// It knows no better than that a backlog goes on: its bookmarks carry no digest.
+    in_backlog: bool,
     /// What it is at.
     phase: Phase,
 }
@@ -50,6 +52,7 @@ impl Leader {
         Self {
             term,
             zombie: false,
+            in_backlog: false,
             phase: Phase::Idle { published },
         }
     }
@@ -185,6 +188,7 @@ impl System {
         state.leaders.push(Leader {
             term: state.database.relay.term,
             zombie: false,
+            in_backlog: self.0.without != Some(Rule::NewLeaderAssumesABacklog),
             phase,
         });
     }
@@ -212,6 +216,7 @@ impl System {
         let rows = state.database.number(self.0.batch, self.0.without);
         let then = state.position().sequence;
         state.replica.marked = false;
+        state.leaders[index].in_backlog = state.database.in_backlog;
         state.leaders[index].phase = Phase::Publishing(Batch::new(rows, Some(then)));
     }
 
@@ -286,7 +291,10 @@ impl System {
             state.leaders.remove(index);
             return;
         }
-        let compare = !state.database.in_backlog || self.0.without == Some(Rule::NoDigestInBacklog);
+        // But for its first bookmark it has looked for rows just before.
+        let in_backlog = leader.in_backlog && state.database.unnumbered().next().is_some();
+        state.leaders[index].in_backlog = in_backlog;
+        let compare = !in_backlog || self.0.without == Some(Rule::NoDigestInBacklog);
         let bookmark = state.bookmark(compare);
         state.deliver(&self.0, bookmark, fate);
         state.replica.marked = last && fate == Fate::Arrives;

@@ -113,6 +113,24 @@ fn transactions_overlap_and_the_backlog_is_coalesced() {
 }
 
 #[test]
+fn a_leader_dies_in_a_coalesced_backlog() {
+    explore(
+        "relay crash in a coalesced backlog",
+        Bounds {
+            synced_before: true,
+            users_before: 2,
+            keys: 3,
+            writes: 3,
+            coalesces: 1,
+            crashes: 1,
+            batch: 1,
+            bookmarks: 1,
+            ..Bounds::default()
+        },
+    );
+}
+
+#[test]
 fn snapshots_side_by_side() {
     explore(
         "snapshots side by side",
@@ -195,4 +213,10 @@ fn a_restore_shows_only_in_a_report() {
             ..Bounds::default()
         },
     );
+}
+
+/// A repetition may get to another server B, which knows nothing of the round and would read the table once more.
+#[test]
+fn a_request_is_repeated_only_when_its_round_has_begun() {
+    assert!(server_a::sync::FIRST_RETRY > server_b::snapshot::GATHER_AT_MOST);
 }

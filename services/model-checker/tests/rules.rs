@@ -131,6 +131,22 @@ fn no_digest_is_compared_in_a_backlog() {
 }
 
 #[test]
+fn a_new_leader_assumes_a_backlog() {
+    around(
+        Rule::NewLeaderAssumesABacklog,
+        Bounds {
+            users_before: 2,
+            keys: 3,
+            writes: 3,
+            coalesces: 1,
+            crashes: 1,
+            batch: 1,
+            ..synced()
+        },
+    );
+}
+
+#[test]
 fn a_gap_is_noticed() {
     around(
         Rule::GapIsNoticed,

@@ -37,12 +37,14 @@ pub struct CacheArgs {
     instance: Option<String>,
 
     /// Seconds that the cache is served after the subscription to user changes broke: longer rides out
-    /// broker restarts, shorter refuses a revoked key sooner
+    /// broker restarts, shorter refuses a revoked key sooner; at least 5, or a silence of server B could not be told from
+    /// a broken link
     #[arg(
         long,
         env = "FAIL_CLOSED_AFTER_SECONDS",
         default_value_t = 15,
-        value_name = "SECONDS"
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(5..)
     )]
     fail_closed_after_seconds: u64,
 

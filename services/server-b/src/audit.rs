@@ -23,6 +23,10 @@ use crate::wire_image::WireImage;
 /// Audits that replicas' mismatches ask for come no closer than this.
 const SUSPICION_SPACING: Duration = Duration::from_secs(10);
 
+/// An audit takes seconds for a million users.
+const AUDIT_TIMEOUT: Duration = Duration::from_mins(5);
+const NO_AUDIT: &str = "no audit in time: the database does not answer";
+
 /// `identity_audits_total{outcome}`: `equal`, `drift` or `failed`.
 static AUDITS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
@@ -38,7 +42,7 @@ static AUDITS: LazyLock<IntCounterVec> = LazyLock::new(|| {
 pub enum Finding {
     /// Digest and tables agree.
     Equal,
-    /// They did not; the digest is corrected.
+    /// They did not, or a user's row did not have its keys; it is corrected.
     Drift,
     /// Another audit was faster.
     Overtaken,
@@ -71,13 +75,15 @@ pub async fn run(
 
 /// Several servers B audit: one of them is enough.
 async fn audit_if_due(pool: &PgPool, spacing: Duration) -> anyhow::Result<()> {
-    let due: bool = sqlx::query_scalar(
+    let due = sqlx::query_scalar(
         "SELECT audited_at IS NULL OR audited_at < now() - make_interval(secs => $1) FROM relay_state",
     )
     .bind(spacing.as_secs_f64() * 0.9)
-    .fetch_one(pool)
-    .await
-    .context("cannot tell when the last audit was")?;
+    .fetch_one(pool);
+    let due: bool = tokio::time::timeout(AUDIT_TIMEOUT, due)
+        .await
+        .context(NO_AUDIT)?
+        .context("cannot tell when the last audit was")?;
     if due {
         audit(pool).await?;
     }
@@ -86,31 +92,38 @@ async fn audit_if_due(pool: &PgPool, spacing: Duration) -> anyhow::Result<()> {
 
 /// One audit: what the tables amount to must be what the relay keeps.
 pub async fn audit(pool: &PgPool) -> anyhow::Result<Finding> {
-    let (mut kept, mut found) = compare(pool).await?;
-    let mut mended = 0;
-    if !agree(&kept, &found) {
-        mended = mend_mirrors(pool).await?;
-        if mended > 0 {
-            (kept, found) = compare(pool).await?;
-        }
+    tokio::time::timeout(AUDIT_TIMEOUT, mend_and_compare(pool))
+        .await
+        .context(NO_AUDIT)?
+}
+
+async fn mend_and_compare(pool: &PgPool) -> anyhow::Result<Finding> {
+    // First, and told at once: what is mended is folded by its events, so a comparison made before would correct it once
+    // more, and whichever audit compares next finds nothing wrong.
+    let mended = mend_mirrors(pool).await?;
+    if mended > 0 {
+        AUDITS.with_label_values(&["drift"]).inc();
+        tracing::error!(
+            users = mended,
+            "audit: a change was made behind the triggers; the keys of these users are told anew"
+        );
     }
-    let finding = match settle(pool, &kept, &found).await? {
-        // Only because the mirrors, which had drifted, are mended.
-        Finding::Equal if mended > 0 => Finding::Drift,
-        finding => finding,
-    };
+    let (kept, found) = compare(pool).await?;
+    let finding = settle(pool, &kept, &found).await?;
     match finding {
+        Finding::Equal if mended > 0 => return Ok(Finding::Drift),
         Finding::Equal => {
             AUDITS.with_label_values(&["equal"]).inc();
             tracing::info!(users = found.count, "audit: the digest equals the tables");
         }
         Finding::Drift => {
-            AUDITS.with_label_values(&["drift"]).inc();
+            if mended == 0 {
+                AUDITS.with_label_values(&["drift"]).inc();
+            }
             tracing::error!(
                 users = found.count,
                 kept = %kept.digest,
                 found = %found.digest,
-                mended,
                 "audit: a change was made behind the triggers; the digest is corrected, and every replica will heal"
             );
         }

@@ -15,9 +15,6 @@ use wire_contract::{HEADER_TRACEPARENT, HEADER_TRACESTATE};
 use crate::problem::Problem;
 use crate::trace::TraceContext;
 
-/// Bytes of `tracestate` that are passed on: what W3C Trace Context, 3.3.1.5, asks for. More could burst
-/// the frame of an AMQP header.
-const MAX_TRACESTATE: usize = 512;
 /// Label of requests that match no route.
 const UNMATCHED: &str = "unmatched";
 /// Seconds; the buckets of the OpenTelemetry semantic conventions for HTTP.
@@ -120,10 +117,7 @@ fn record(span: &Span, status: StatusCode) {
 
 fn trace_context(headers: &HeaderMap) -> TraceContext {
     let text = |name| headers.get(name)?.to_str().ok().map(str::to_owned);
-    TraceContext {
-        traceparent: text(HEADER_TRACEPARENT),
-        tracestate: text(HEADER_TRACESTATE).filter(|state| state.len() <= MAX_TRACESTATE),
-    }
+    TraceContext::received(text(HEADER_TRACEPARENT), text(HEADER_TRACESTATE))
 }
 
 /// Clients can invent methods; labels must stay few.

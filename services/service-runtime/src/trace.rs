@@ -8,6 +8,10 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use wire_contract::{HEADER_TRACEPARENT, HEADER_TRACESTATE};
 
+/// Bytes of a header that are passed on: what W3C Trace Context, 3.3.1.5, asks for of `tracestate`. More could burst the
+/// frame of an AMQP message's headers.
+const MAX_HEADER: usize = 512;
+
 /// Trace context as the two W3C headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TraceContext {
@@ -18,6 +22,16 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
+    /// What someone else sent. What is too long to be passed on is left out.
+    #[must_use]
+    pub fn received(traceparent: Option<String>, tracestate: Option<String>) -> Self {
+        let bounded = |text: &String| text.len() <= MAX_HEADER;
+        Self {
+            traceparent: traceparent.filter(bounded),
+            tracestate: tracestate.filter(bounded),
+        }
+    }
+
     /// That of the current span; empty without one.
     #[must_use]
     pub fn current() -> Self {

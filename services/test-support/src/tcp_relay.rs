@@ -196,7 +196,7 @@ impl Shared {
     fn forward(self: &Arc<Self>, id: u64, client: TcpStream) -> io::Result<()> {
         self.register(id, &client)?;
         // Through a silent link nobody learns that the server is there.
-        self.wait_until_up(id)?;
+        drop(self.wait_until_up(id)?);
         let server = TcpStream::connect_timeout(&self.target, Duration::from_secs(5))
             .inspect_err(|_| reset(&client))?;
         self.register(id, &server)?;
@@ -249,13 +249,18 @@ impl Shared {
                 note(&buffer[..length]);
             }
             // What was read, an end included, is held back while the link is silent.
-            if self.wait_until_up(id).is_err() {
+            let Ok(up) = self.wait_until_up(id) else {
                 return;
-            }
+            };
+            // Before the peer has them: who has received something may look at once. And before the link can change: who
+            // has made it silent reads a count that stands.
+            count.fetch_add(
+                read.as_ref().map_or(0, |length| *length as u64),
+                Ordering::Relaxed,
+            );
+            drop(up);
             match read {
                 Ok(length) if length > 0 => {
-                    // Before the peer has them: who has received something may look at once.
-                    count.fetch_add(length as u64, Ordering::Relaxed);
                     if to.write_all(&buffer[..length]).is_err() {
                         let _ = from.shutdown(Shutdown::Read);
                         return;
@@ -270,7 +275,8 @@ impl Shared {
         }
     }
 
-    fn wait_until_up(&self, id: u64) -> io::Result<()> {
+    /// The link does not change while the guard is held.
+    fn wait_until_up(&self, id: u64) -> io::Result<MutexGuard<'_, State>> {
         let state = self.lock();
         let state = self
             .changed
@@ -278,7 +284,7 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner);
         match state.link {
             Link::Down => Err(io::ErrorKind::ConnectionReset.into()),
-            Link::Up | Link::Silent => Ok(()),
+            Link::Up | Link::Silent => Ok(state),
         }
     }
 }

@@ -21,6 +21,8 @@ const SLICE: Duration = Duration::from_millis(10);
 pub struct Writer {
     stop: Arc<AtomicBool>,
     written: Arc<AtomicU64>,
+    per_second: u32,
+    started: Instant,
     sender: Option<JoinHandle<Result<()>>>,
     reader: Option<JoinHandle<()>>,
     psql: Child,
@@ -56,6 +58,8 @@ impl Writer {
         Ok(Self {
             stop,
             written,
+            per_second,
+            started: Instant::now(),
             sender: Some(sender),
             reader: Some(reader),
             psql,
@@ -71,9 +75,15 @@ impl Writer {
     /// Ends the load, waits until all that was sent is committed, and tells how many writes there were.
     ///
     /// # Panics
-    /// When PostgreSQL refused one.
+    /// When PostgreSQL refused one, or fewer than nine of ten that were due have written their row by now.
     #[must_use]
     pub fn stop(mut self) -> u64 {
+        let (lasted, written) = (self.started.elapsed(), self.written());
+        let due = lasted.as_millis() * u128::from(self.per_second) / 1_000;
+        assert!(
+            u128::from(written) * 10 >= due * 9,
+            "{written} of {due} writes in {lasted:?} are not the load"
+        );
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sender.take().map(JoinHandle::join);
         let ended = self.psql.wait().expect("psql ends with its input");

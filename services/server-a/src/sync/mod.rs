@@ -31,6 +31,7 @@ use wire_contract::{
 };
 
 pub use control::Control;
+pub use request::FIRST_RETRY;
 pub use status::{LastSnapshot, SyncStatus, status};
 
 use self::request::Request;
@@ -44,8 +45,11 @@ const TICK: Duration = Duration::from_millis(100);
 const SOURCE_STALLED: Duration = Duration::from_mins(2);
 /// How often the sender of a silent snapshot is checked.
 const CHECK_SENDER_EVERY: Duration = Duration::from_secs(2);
-/// Bookmarks come once a second: after three that did not come, server B and the broker are asked why.
+/// Bookmarks come once a second: after three that did not come, or sooner where the limit is short, server B and the
+/// broker are asked why.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
+/// Of the time until an unanswered link counts as broken; the rest is for the answer.
+const ASKED_WITHIN_LIMIT: u32 = 3;
 /// How often they are asked while the silence lasts.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 /// Replicas tell where they stand this often.
@@ -166,6 +170,11 @@ async fn queue_is_there(channel: &Channel, queue: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How long the stream may be silent before it is asked why.
+fn ask_after(fail_closed_after: Duration) -> Duration {
+    SILENT_AFTER.min(fail_closed_after / ASKED_WITHIN_LIMIT)
+}
+
 /// How far a source is.
 struct Progress {
     rows: u64,
@@ -237,6 +246,12 @@ impl Session<'_> {
         metrics::lag(&event);
         match &event {
             ConfigEvent::Bookmark(_) => self.bookmark = Instant::now(),
+            // What is asked for from now on this snapshot cannot bring.
+            ConfigEvent::SnapshotStarted(_) => {
+                if let Some(request) = &mut self.request {
+                    request.begun();
+                }
+            }
             ConfigEvent::ProbeAnswer(answer) => {
                 self.sync.cache.link_stands();
                 return self.judge_silence(answer.bookmark_age_ms);
@@ -285,7 +300,8 @@ impl Session<'_> {
     /// While the stream is silent: does server B live, and does the link stand?
     fn ask_why_silent(&mut self, channel: &Channel) {
         let due = self.probed.is_none_or(|at| at.elapsed() >= ASK_EVERY);
-        if self.bookmark.elapsed() < SILENT_AFTER || !due {
+        let limit = self.sync.cache.limits().fail_closed_after;
+        if self.bookmark.elapsed() < ask_after(limit) || !due {
             return;
         }
         self.probed = Some(Instant::now());
@@ -356,13 +372,8 @@ impl Session<'_> {
         );
         self.ask_why_silent(channel);
         self.give_up_stalled();
-        match self.sync.cache.read(CacheState::wanted) {
-            Some(cause) => self.request(cause),
-            None => {
-                if let Some(request) = &mut self.request {
-                    request.begun();
-                }
-            }
+        if let Some(cause) = self.sync.cache.read(CacheState::wanted) {
+            self.request(cause);
         }
         let changed = self.sync.cache.applied() != self.reported_position;
         let every = if changed {
@@ -457,5 +468,21 @@ fn update_gate(cache: &UserCache, gate: &Gate) {
     match cache.admission() {
         Ok(_) => gate.open(),
         Err(not_serving) => gate.close(&not_serving.reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_stream_is_asked_about_and_answered_before_the_link_counts_as_broken() {
+        for seconds in [5, 6, 9, 15, 600] {
+            let limit = Duration::from_secs(seconds);
+            let ask = ask_after(limit);
+            assert!(ask <= SILENT_AFTER, "{ask:?}");
+            // The first question, and the next if that was lost.
+            assert!(ask + ASK_EVERY + 2 * TICK < limit, "{ask:?} of {limit:?}");
+        }
     }
 }

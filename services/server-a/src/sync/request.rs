@@ -9,8 +9,9 @@ use wire_contract::SnapshotCause;
 
 /// So many requests without a proof are worth an alarm.
 const ALARM_AFTER: u32 = 5;
-/// Pause after the first request before it is made again, doubled up to the last.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Pause after the first request before it is made again, doubled up to the last. By then server B has begun to answer:
+/// it gathers requests for up to 4 s, and another server B, which a repetition may get to, does not know of them.
+pub const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// A need that has not been satisfied by a proof.
@@ -72,5 +73,23 @@ impl Request {
     pub(super) fn answered(&mut self) -> Option<(SnapshotCause, Duration)> {
         let first = !std::mem::replace(&mut self.answered, true);
         first.then(|| (self.cause, self.made.elapsed()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_repeated_with_its_id_until_server_b_has_begun_and_then_is_another() {
+        let mut request = Request::new(SnapshotCause::Gap);
+        let first = request.due(SnapshotCause::Gap).expect("due at once");
+        assert!(request.retry_at >= request.made + FIRST_RETRY);
+        assert_eq!(request.due(SnapshotCause::Gap), None);
+        request.retry_at = Instant::now();
+        assert_eq!(request.due(SnapshotCause::Gap), Some(first));
+        request.begun();
+        request.retry_at = Instant::now();
+        assert_ne!(request.due(SnapshotCause::Gap), Some(first));
     }
 }

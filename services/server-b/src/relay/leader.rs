@@ -10,11 +10,13 @@ use tokio::time::Instant;
 const LOCK: i64 = 0x1DE7_5711_C0DE_0001;
 /// How often a relay that does not lead asks for the lock.
 const TRY_EVERY: Duration = Duration::from_millis(500);
-/// PostgreSQL may take hours to notice that the machine of a session is gone. A leader asks each second, but for the
-/// steps between, which are shorter than this.
+/// A proxy between may keep the session of a leader that is gone. A leader asks each second, but for the steps between,
+/// which are cut sooner than this.
 const FORGET_A_LOST_LEADER: &str = "SET idle_session_timeout = '45s'";
 /// How often the leader asks whether its connection, and with it the lock, still stands.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// A database that has not taken the connection by then is away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that does not answer by then is lost.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -28,13 +30,9 @@ pub struct Leadership {
 impl Leadership {
     /// Waits for the lock.
     pub async fn acquire(pool: &PgPool) -> anyhow::Result<Self> {
-        let mut connection = PgConnection::connect_with(&pool.connect_options())
+        let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, connect(pool))
             .await
-            .context("cannot connect to the database")?;
-        sqlx::query(FORGET_A_LOST_LEADER)
-            .execute(&mut connection)
-            .await
-            .context("cannot limit the lock's session")?;
+            .context("the database does not answer")??;
         while !tokio::time::timeout(CHECK_TIMEOUT, try_lock(&mut connection))
             .await
             .context("the lock's connection does not answer")??
@@ -60,6 +58,17 @@ impl Leadership {
         self.checked = Instant::now();
         Ok(())
     }
+}
+
+async fn connect(pool: &PgPool) -> anyhow::Result<PgConnection> {
+    let mut connection = PgConnection::connect_with(&pool.connect_options())
+        .await
+        .context("cannot connect to the database")?;
+    sqlx::query(FORGET_A_LOST_LEADER)
+        .execute(&mut connection)
+        .await
+        .context("cannot limit the lock's session")?;
+    Ok(connection)
 }
 
 async fn try_lock(connection: &mut PgConnection) -> anyhow::Result<bool> {

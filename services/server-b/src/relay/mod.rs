@@ -36,8 +36,9 @@ const POLL: Duration = Duration::from_millis(2);
 const SLEEP_AFTER: Duration = Duration::from_millis(200);
 /// How often a sleeping relay looks all the same: a notification can be missed.
 const SLEEPING_POLL: Duration = Duration::from_millis(100);
-/// A batch takes milliseconds. Longer than a confirm may take.
+/// A batch takes milliseconds, coalescing seconds. Longer than a confirm may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+const NO_ANSWER: &str = "database or broker do not answer";
 /// How often replicas are told what the users amount to.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(1);
 /// How often a relay without a broker shortens its backlog; more seldom when that takes long.
@@ -127,7 +128,17 @@ impl Relay {
     /// Waits for the lead, and leads; returns when it no longer does.
     async fn campaign(&self) -> anyhow::Result<()> {
         let leadership = Leadership::acquire(&self.pool).await?;
+        tokio::time::timeout(STEP_TIMEOUT, self.begin_term(leadership))
+            .await
+            .context(NO_ANSWER)??
+            .lead()
+            .await
+    }
+
+    async fn begin_term(&self, leadership: Leadership) -> anyhow::Result<Term<'_>> {
         let state = numbering::take_term(&self.pool).await?;
+        let mut listener = PgListener::connect_with(&self.pool).await?;
+        listener.listen(WAKE_CHANNEL).await?;
         tracing::info!(
             term = state.term,
             sequence = state.sequence,
@@ -140,9 +151,7 @@ impl Relay {
             sequence: state.sequence,
             last_error: None,
         };
-        let mut listener = PgListener::connect_with(&self.pool).await?;
-        listener.listen(WAKE_CHANNEL).await?;
-        let mut term = Term {
+        Ok(Term {
             relay: self,
             leadership,
             listener,
@@ -152,9 +161,8 @@ impl Relay {
             last_bookmark: None,
             next_coalesce: Instant::now(),
             asleep: false,
-            in_backlog: false,
-        };
-        term.lead().await
+            in_backlog: true,
+        })
     }
 }
 
@@ -170,8 +178,8 @@ struct Term<'a> {
     last_bookmark: Option<Instant>,
     next_coalesce: Instant,
     asleep: bool,
-    /// The last batch was full: coalescing may have put a key's new holder before the change by which its old one lost
-    /// it, so digests agree only at the end of the backlog.
+    /// The last batch was full, or may have been in the term before: coalescing may have put a key's new holder before the
+    /// change by which its old one lost it, so digests agree only at the end of the backlog.
     in_backlog: bool,
 }
 
@@ -179,27 +187,26 @@ impl Term<'_> {
     async fn lead(&mut self) -> anyhow::Result<()> {
         loop {
             self.leadership.check().await?;
-            if !self.relay.publisher.is_open() {
-                self.wait_for_broker().await?;
-                continue;
-            }
-            let next = tokio::time::timeout(STEP_TIMEOUT, self.step())
+            tokio::time::timeout(STEP_TIMEOUT, self.step())
                 .await
-                .context("database or broker do not answer")??;
-            if matches!(next, Next::Idle) {
-                self.rest().await?;
-            }
+                .context(NO_ANSWER)??;
         }
     }
 
-    async fn step(&mut self) -> anyhow::Result<Next> {
+    async fn step(&mut self) -> anyhow::Result<()> {
+        if !self.relay.publisher.is_open() {
+            return self.wait_for_broker().await;
+        }
         let next = if self.published.is_none() {
             self.replay().await?
         } else {
             self.relay_batch().await?
         };
         self.bookmark().await?;
-        Ok(next)
+        match next {
+            Next::AtOnce => Ok(()),
+            Next::Idle => self.rest().await,
+        }
     }
 
     /// Publishes what was numbered but not known to be confirmed.
@@ -243,6 +250,7 @@ impl Term<'_> {
         // An audit may have corrected the digest, and a restore begun a new epoch, since the last number.
         let state = numbering::state(&self.relay.pool).await?;
         anyhow::ensure!(state.term == self.number, Fenced { term: state.term });
+        numbering::check_history(&self.relay.pool).await?;
         if state.sequence == published.sequence {
             *published = state;
             publish::bookmark(self.relay, published, self.in_backlog).await?;

@@ -10,6 +10,29 @@ use wire_contract::{Position, UserSetDigest};
 
 use crate::wire_image::WireImage;
 
+/// What is read of the relay's row. Named one by one: a later release may add columns while this one runs, and a
+/// prepared statement whose result changes fails for ever.
+macro_rules! columns {
+    () => {
+        "term, epoch, sequence, user_count, digest, audits, audited_at"
+    };
+}
+
+/// Tells a restored database from the one that it was.
+macro_rules! history {
+    () => {
+        "(SELECT concat_ws('/',
+             system_identifier,
+             -- The first eight hex digits of a WAL file's name are its timeline.
+             left(pg_walfile_name(pg_current_wal_lsn()), 8),
+             -- A base backup cannot be put back without a restart, nor a dump without other tables.
+             extract(epoch FROM pg_postmaster_start_time()),
+             (SELECT oid FROM pg_database WHERE datname = current_database()),
+             'relay_state'::regclass::oid
+         ) AS history FROM pg_control_system())"
+    };
+}
+
 /// The relay's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelayState {
@@ -114,35 +137,48 @@ pub fn plan(rows: Vec<OutboxRow>, mut state: RelayState) -> anyhow::Result<Batch
     })
 }
 
+/// The database is not the one in which the term began.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the database was restored")]
+pub struct Restored;
+
 /// Begins a term: whoever numbered before is fenced. A database that may not be the one that the replicas know (another
 /// server or timeline, or put back from a base backup or a dump) begins a new epoch: it would give the numbers that were
 /// lost once more.
 pub async fn take_term(pool: &PgPool) -> anyhow::Result<RelayState> {
-    let row: StateRow = sqlx::query_as(
-        "WITH now AS (
-             SELECT concat_ws('/',
-                 system_identifier,
-                 -- The first eight hex digits of a WAL file's name are its timeline.
-                 left(pg_walfile_name(pg_current_wal_lsn()), 8),
-                 -- A base backup cannot be put back without a restart, nor a dump without other tables.
-                 extract(epoch FROM pg_postmaster_start_time()),
-                 (SELECT oid FROM pg_database WHERE datname = current_database()),
-                 'relay_state'::regclass::oid
-             ) AS history FROM pg_control_system()
-         )
-         UPDATE relay_state SET
+    let row: StateRow = sqlx::query_as(concat!(
+        "UPDATE relay_state SET
              term = term + 1,
              -- By the clock, since the epoch after this one may have been lost, too.
              epoch = CASE WHEN relay_state.history <> now.history
                           THEN greatest(epoch + 1, extract(epoch FROM clock_timestamp())::bigint) ELSE epoch END,
              history = now.history
-         FROM now
-         RETURNING relay_state.*",
-    )
+         FROM ",
+        history!(),
+        " AS now RETURNING ",
+        columns!()
+    ))
     .fetch_one(pool)
     .await
     .context("cannot take the relay's term")?;
     row.try_into()
+}
+
+/// Looks whether the database is still the one in which the term began: a dump put back under a leader has its term.
+///
+/// # Errors
+/// [`Restored`] when it is not.
+pub async fn check_history(pool: &PgPool) -> anyhow::Result<()> {
+    let same: bool = sqlx::query_scalar(concat!(
+        "SELECT relay_state.history = now.history FROM relay_state, ",
+        history!(),
+        " AS now"
+    ))
+    .fetch_one(pool)
+    .await
+    .context("cannot read the database's history")?;
+    anyhow::ensure!(same, Restored);
+    Ok(())
 }
 
 /// A replica has applied more than this database has ever numbered: an older state was restored. Begins an
@@ -169,7 +205,7 @@ pub async fn note_bookmark(pool: &PgPool) -> anyhow::Result<()> {
 
 /// The relay's row as it is.
 pub async fn state(connection: impl PgExecutor<'_>) -> anyhow::Result<RelayState> {
-    let row: StateRow = sqlx::query_as("SELECT * FROM relay_state")
+    let row: StateRow = sqlx::query_as(concat!("SELECT ", columns!(), " FROM relay_state"))
         .fetch_one(connection)
         .await
         .context("cannot read the relay's state")?;
@@ -178,10 +214,14 @@ pub async fn state(connection: impl PgExecutor<'_>) -> anyhow::Result<RelayState
 
 /// The relay's row, locked until the transaction ends.
 pub async fn locked_state(transaction: &mut PgConnection) -> anyhow::Result<RelayState> {
-    let row: StateRow = sqlx::query_as("SELECT * FROM relay_state FOR UPDATE")
-        .fetch_one(transaction)
-        .await
-        .context("cannot lock the relay's state")?;
+    let row: StateRow = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM relay_state FOR UPDATE"
+    ))
+    .fetch_one(transaction)
+    .await
+    .context("cannot lock the relay's state")?;
     row.try_into()
 }
 
@@ -319,8 +359,12 @@ pub async fn set_sleeping(pool: &PgPool, sleeping: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Users whose rows are coalesced at a time: seconds, however long the backlog is.
+const COALESCED_USERS: i64 = 20_000;
+
 /// Leaves one unnumbered row of each user: the newest, with the oldest's `old_image`, and its `txid`, by
-/// which a snapshot tells whether all it has seen is numbered. Returns how many were removed.
+/// which a snapshot tells whether all it has seen is numbered. Of [`COALESCED_USERS`] at most; returns how many rows were
+/// removed.
 pub async fn coalesce(pool: &PgPool, term: i64) -> anyhow::Result<u64> {
     let mut transaction = pool.begin().await.context("cannot begin coalescing")?;
     lock_state(&mut transaction, term).await?;
@@ -332,7 +376,8 @@ pub async fn coalesce(pool: &PgPool, term: i64) -> anyhow::Result<u64> {
                     row_number() OVER (PARTITION BY user_id ORDER BY id DESC) AS age,
                     count(*) OVER (PARTITION BY user_id) AS rows
              FROM outbox WHERE sequence IS NULL AND user_id IN (
-                 SELECT user_id FROM outbox WHERE sequence IS NULL GROUP BY user_id HAVING count(*) > 1)
+                 SELECT user_id FROM outbox WHERE sequence IS NULL GROUP BY user_id HAVING count(*) > 1
+                 LIMIT $1)
              WINDOW oldest AS (PARTITION BY user_id ORDER BY id)
          ), removed AS (
              DELETE FROM outbox USING ranked WHERE outbox.id = ranked.id AND age > 1
@@ -341,6 +386,7 @@ pub async fn coalesce(pool: &PgPool, term: i64) -> anyhow::Result<u64> {
          FROM ranked WHERE outbox.id = ranked.id AND age = 1 AND rows > 1
          RETURNING rows - 1 AS removed",
     )
+    .bind(COALESCED_USERS)
     .fetch_all(&mut *transaction)
     .await
     .context("cannot coalesce the outbox")?;

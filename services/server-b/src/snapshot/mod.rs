@@ -8,7 +8,7 @@
 pub mod read;
 mod send;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,18 +35,27 @@ use wire_contract::{
 };
 
 /// A round begins when no request has come for so long: replicas that restart together share one read.
-const GATHER_QUIET: Duration = Duration::from_millis(500);
+const GATHER_QUIET: Duration = Duration::from_secs(1);
 /// Once a second replica has asked, many are restarting, and a busy machine spreads them.
 const GATHER_QUIET_OF_MANY: Duration = Duration::from_millis(1500);
-/// But no later than this after its first request.
-const GATHER_AT_MOST: Duration = Duration::from_secs(4);
+/// But no later than this after its first request. Replicas repeat a request later than that: the repetition may get to
+/// another server B, which would read the table once more.
+pub const GATHER_AT_MOST: Duration = Duration::from_secs(4);
 /// Unacknowledged requests.
 const PREFETCH: u16 = 200;
 /// Reads of the table at a time. Requests that come meanwhile share the next.
 const READS: usize = 1;
 
-/// Credit of the replicas that are being served: (snapshot, queue) → chunks acknowledged.
-type Credits = Arc<Mutex<HashMap<(Uuid, String), watch::Sender<u32>>>>;
+/// The replicas that are being served, by (snapshot, queue).
+type Served = Arc<Mutex<HashMap<(Uuid, String), Credit>>>;
+
+/// A replica that is being served.
+struct Credit {
+    /// What it asked with: a repetition, sent before it saw the start, is no news.
+    request_id: Uuid,
+    /// Chunks that it has acknowledged.
+    chunks: watch::Sender<u32>,
+}
 
 /// Serves snapshots.
 #[derive(Debug)]
@@ -81,56 +90,46 @@ impl Snapshots {
         reads: Arc<Semaphore>,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let credits = Credits::default();
+        let served = Served::default();
         let credit_queue = format!("server-b.{}", Uuid::now_v7().simple());
         let (channel, mut requests) = set_up(consume_requests(&connection)).await?;
         let mut credit = set_up(consume_credit(&connection, &credit_queue)).await?;
         // Rounds end with their session: their credit queue is gone.
         let mut rounds = JoinSet::new();
-        // Requests in rounds under way: a repetition of one, sent before its replica saw the start, is no news.
-        let mut serving = HashSet::new();
         let mut next = NextRound::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 delivery = credit.next() => {
-                    take_credit(&credits, &delivery.context("credit consumer cancelled")??);
+                    take_credit(&served, &delivery.context("credit consumer cancelled")??);
                 }
                 delivery = requests.next() => {
                     let delivery = delivery.context("request consumer cancelled")??;
-                    self.take(&mut next, &serving, &delivery);
+                    self.take(&mut next, &served, &delivery);
                     // A replica that is not served asks again: nothing is lost by acknowledging now.
                     channel
                         .basic_ack(delivery.delivery_tag, BasicAckOptions::default())
                         .await?;
                 }
                 permit = next.may_begin(&reads) => {
-                    let requests = next.take();
-                    let ids: Vec<Uuid> = requests.iter().map(|request| request.request_id).collect();
-                    serving.extend(ids.iter().copied());
-                    let round = send::Round {
-                        pool: self.pool.clone(),
-                        publisher: self.publisher.clone(),
-                        credits: Arc::clone(&credits),
-                        credit_queue: credit_queue.clone(),
-                        requests,
-                    };
-                    rounds.spawn(async move {
-                        send::round(round, permit).await;
-                        ids
-                    });
+                    let round = send::Round::new(
+                        self.pool.clone(),
+                        self.publisher.clone(),
+                        credit_queue.clone(),
+                        next.take(),
+                        &served,
+                    );
+                    rounds.spawn(round.serve(permit));
                 }
                 Some(ended) = rounds.join_next(), if !rounds.is_empty() => {
-                    for id in ended.context("a round of snapshots panicked")? {
-                        serving.remove(&id);
-                    }
+                    ended.context("a round of snapshots panicked")?;
                 }
             }
         }
     }
 
     /// A request joins the next round; a probe is answered at once.
-    fn take(&self, next: &mut NextRound, serving: &HashSet<Uuid>, delivery: &Delivery) {
+    fn take(&self, next: &mut NextRound, served: &Served, delivery: &Delivery) {
         if event_type(delivery) == "replica.probe" {
             if let Some(probe) = decode::<ReplicaProbe>(delivery, |probe| &probe.queue) {
                 tokio::spawn(answer(self.pool.clone(), self.publisher.clone(), probe));
@@ -140,11 +139,16 @@ impl Snapshots {
             if request.cause == SnapshotCause::Mismatch {
                 self.suspicion.notify_one();
             }
-            if !serving.contains(&request.request_id) {
+            if !is_served(served, request.request_id) {
                 next.add(request);
             }
         }
     }
+}
+
+fn is_served(served: &Served, request_id: Uuid) -> bool {
+    let served = served.lock();
+    served.values().any(|it| it.request_id == request_id)
 }
 
 /// The requests of the round that has yet to begin, one per queue.
@@ -248,12 +252,12 @@ async fn consume_credit(connection: &Connection, queue: &str) -> anyhow::Result<
         .context("cannot consume credit")
 }
 
-fn take_credit(credits: &Credits, delivery: &Delivery) {
+fn take_credit(served: &Served, delivery: &Delivery) {
     match decode_json::<SnapshotCredit>(event_type(delivery), &delivery.data) {
         Ok(credit) => {
             let key = (credit.snapshot_id, credit.queue);
-            if let Some(sender) = credits.lock().get(&key) {
-                sender.send_if_modified(|chunks| {
+            if let Some(replica) = served.lock().get(&key) {
+                replica.chunks.send_if_modified(|chunks| {
                     let grew = credit.chunks > *chunks;
                     *chunks = credit.chunks.max(*chunks);
                     grew
@@ -279,5 +283,41 @@ fn decode<T: DeserializeOwned>(delivery: &Delivery, queue: fn(&T) -> &String) ->
             tracing::warn!(%error, "malformed request ignored");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use service_runtime::config::AmqpArgs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_replica_whose_start_is_not_confirmed_may_repeat_its_request_at_once() {
+        let args = AmqpArgs {
+            rabbitmq_url: "amqp://guest:guest@127.0.0.1:1/".to_owned().into(),
+            rabbitmq_ca_file: None,
+        };
+        let connector = Connector::new("test", &args).expect("a valid URL");
+        // Nobody runs it: nothing is confirmed.
+        let (publisher, task) = crate::relay::publisher(connector, CancellationToken::new());
+        drop(task);
+        let pool = PgPool::connect_lazy("postgres://127.0.0.1:1/").expect("a valid URL");
+        let request = SnapshotRequest {
+            request_id: Uuid::now_v7(),
+            queue: "server-a.test.1".to_owned(),
+            instance: "test".to_owned(),
+            cause: SnapshotCause::Connected,
+        };
+        let id = request.request_id;
+        let served = Served::default();
+        let credit_queue = "server-b.test".to_owned();
+        let mut round = send::Round::new(pool, publisher, credit_queue, vec![request], &served);
+        assert!(is_served(&served, id), "a repetition is no news");
+        assert!(round.start().await.is_empty());
+        assert!(
+            !is_served(&served, id),
+            "while the round goes on for others"
+        );
     }
 }

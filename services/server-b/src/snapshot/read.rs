@@ -10,6 +10,8 @@ use wire_contract::{Position, UserSetDigest};
 use crate::relay::numbering;
 use crate::wire_image::{ALL_USERS, UserRow, WireImage};
 
+/// Longest read of the table; a million users take seconds.
+const READ_TIMEOUT: Duration = Duration::from_mins(2);
 /// How long the relay may take to number what a read has seen; it takes milliseconds while it runs.
 const NUMBERED_WITHIN: Duration = Duration::from_mins(1);
 const NUMBERED_POLL: Duration = Duration::from_millis(5);
@@ -38,6 +40,16 @@ pub async fn all_users(
 
 /// The same, after a look at something else as of the same moment.
 pub async fn all_users_with(
+    pool: &PgPool,
+    first: impl AsyncFnOnce(&mut PgConnection) -> anyhow::Result<()>,
+    take: impl FnMut(Position, WireImage) -> anyhow::Result<()>,
+) -> anyhow::Result<UsersRead> {
+    tokio::time::timeout(READ_TIMEOUT, read(pool, first, take))
+        .await
+        .context("the users could not be read in time")?
+}
+
+async fn read(
     pool: &PgPool,
     first: impl AsyncFnOnce(&mut PgConnection) -> anyhow::Result<()>,
     mut take: impl FnMut(Position, WireImage) -> anyhow::Result<()>,

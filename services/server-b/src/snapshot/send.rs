@@ -21,133 +21,145 @@ use wire_contract::{
     SnapshotStarted, UserRecord,
 };
 
-use super::Credits;
 use super::read::{self, UsersRead};
+use super::{Credit, Served};
 use crate::wire_image::KeyForm;
 
 /// Users in a chunk: some 100 KB, and a lock on the replica's cache of well under a millisecond.
 const CHUNK_USERS: usize = 500;
 /// Chunks sent beyond what the replica has acknowledged: a revocation waits behind these at most.
 const WINDOW: u32 = 16;
-/// Longest read of the table; a million users take seconds.
-const READ_TIMEOUT: Duration = Duration::from_mins(2);
 /// A replica that acknowledges nothing for so long is left to ask again.
 const CREDIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a round needs.
+/// Replicas that are served by one read.
 pub(super) struct Round {
-    pub pool: PgPool,
-    pub publisher: Publisher,
-    pub credits: Credits,
-    pub credit_queue: String,
-    pub requests: Vec<SnapshotRequest>,
-}
-
-/// Serves a round; what goes wrong is logged, and the replicas ask again.
-/// The permit is for the read; a slow replica must not hold up the next round.
-pub(super) async fn round(round: Round, read_permit: Option<OwnedSemaphorePermit>) {
-    let snapshot_id = Uuid::now_v7();
-    let started = Instant::now();
-    let replicas = start(&round, snapshot_id).await;
-    if replicas.is_empty() {
-        return;
-    }
-    let (spool, users) = match spool(&round.pool, snapshot_id).await {
-        Ok(read) => read,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), %snapshot_id, "snapshot not read");
-            return;
-        }
-    };
-    drop(read_permit);
-    let shared = Shared {
-        pool: &round.pool,
-        publisher: &round.publisher,
-        snapshot_id,
-        spool: &spool,
-        users: &users,
-    };
-    let served = join_all(replicas.iter().map(|replica| shared.serve(replica))).await;
-    for (replica, outcome) in replicas.iter().zip(served) {
-        match outcome {
-            Ok(()) => tracing::info!(
-                %snapshot_id,
-                instance = replica.request.instance,
-                cause = ?replica.request.cause,
-                users = users.count,
-                seconds = started.elapsed().as_secs_f64(),
-                "snapshot sent"
-            ),
-            Err(error) => tracing::warn!(
-                %snapshot_id,
-                instance = replica.request.instance,
-                error = format!("{error:#}"),
-                "snapshot not sent"
-            ),
-        }
-    }
+    pool: PgPool,
+    publisher: Publisher,
+    credit_queue: String,
+    snapshot_id: Uuid,
+    replicas: Vec<Replica>,
 }
 
 /// A replica of the round.
-struct Replica {
+pub(super) struct Replica {
     request: SnapshotRequest,
     acknowledged: watch::Receiver<u32>,
     _registration: Registration,
 }
 
-/// Takes the replica's credit off the table when it has been served.
+/// Ends with the sending to this replica: what it asks for then is another snapshot.
 struct Registration {
-    credits: Credits,
+    served: Served,
     key: (Uuid, String),
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.credits.lock().remove(&self.key);
+        self.served.lock().remove(&self.key);
     }
 }
 
-/// Confirms `snapshot.started` in every queue; a queue that is gone drops out.
-async fn start(round: &Round, snapshot_id: Uuid) -> Vec<Replica> {
-    let event = ConfigEvent::SnapshotStarted(SnapshotStarted {
-        snapshot_id,
-        credit_queue: round.credit_queue.clone(),
-        window: WINDOW,
-    });
-    let mut starts: FuturesUnordered<_> = round
-        .requests
-        .iter()
-        .map(|request| {
-            let replica = register(round, request, snapshot_id);
-            let published = round.publisher.publish(to_replica(&request.queue, &event));
-            async move { (replica, published.await) }
-        })
-        .collect();
-    let mut replicas = Vec::with_capacity(round.requests.len());
-    while let Some((replica, published)) = starts.next().await {
-        match published {
-            Ok(()) => replicas.push(replica),
-            Err(error) => tracing::info!(
-                instance = replica.request.instance,
-                %error,
-                "replica that asked for a snapshot is not there"
-            ),
+impl Replica {
+    fn register(request: SnapshotRequest, snapshot_id: Uuid, served: &Served) -> Self {
+        let key = (snapshot_id, request.queue.clone());
+        let (chunks, acknowledged) = watch::channel(0);
+        let request_id = request.request_id;
+        served
+            .lock()
+            .insert(key.clone(), Credit { request_id, chunks });
+        Self {
+            request,
+            acknowledged,
+            _registration: Registration {
+                served: Arc::clone(served),
+                key,
+            },
         }
     }
-    replicas
 }
 
-fn register(round: &Round, request: &SnapshotRequest, snapshot_id: Uuid) -> Replica {
-    let key = (snapshot_id, request.queue.clone());
-    let (sender, acknowledged) = watch::channel(0);
-    round.credits.lock().insert(key.clone(), sender);
-    Replica {
-        request: request.clone(),
-        acknowledged,
-        _registration: Registration {
-            credits: Arc::clone(&round.credits),
-            key,
-        },
+impl Round {
+    /// From now on its requests are being served.
+    pub fn new(
+        pool: PgPool,
+        publisher: Publisher,
+        credit_queue: String,
+        requests: Vec<SnapshotRequest>,
+        served: &Served,
+    ) -> Self {
+        let snapshot_id = Uuid::now_v7();
+        let replicas = requests
+            .into_iter()
+            .map(|request| Replica::register(request, snapshot_id, served))
+            .collect();
+        Self {
+            pool,
+            publisher,
+            credit_queue,
+            snapshot_id,
+            replicas,
+        }
+    }
+
+    /// What goes wrong is logged, and the replicas ask again.
+    /// The permit is for the read; a slow replica must not hold up the next round.
+    pub async fn serve(mut self, read_permit: Option<OwnedSemaphorePermit>) {
+        let snapshot_id = self.snapshot_id;
+        let started = Instant::now();
+        let replicas = self.start().await;
+        if replicas.is_empty() {
+            return;
+        }
+        let (spool, users) = match spool(&self.pool, snapshot_id).await {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), %snapshot_id, "snapshot not read");
+                return;
+            }
+        };
+        drop(read_permit);
+        let shared = Shared {
+            pool: &self.pool,
+            publisher: &self.publisher,
+            snapshot_id,
+            spool: &spool,
+            users: &users,
+        };
+        let served = replicas
+            .into_iter()
+            .map(|replica| shared.serve_and_log(replica, started));
+        join_all(served).await;
+    }
+
+    /// Confirms `snapshot.started` in every queue; a queue that is gone drops out.
+    pub async fn start(&mut self) -> Vec<Replica> {
+        let event = ConfigEvent::SnapshotStarted(SnapshotStarted {
+            snapshot_id: self.snapshot_id,
+            credit_queue: self.credit_queue.clone(),
+            window: WINDOW,
+        });
+        let replicas = std::mem::take(&mut self.replicas);
+        let mut starts: FuturesUnordered<_> = replicas
+            .into_iter()
+            .map(|replica| {
+                let start = to_replica(&replica.request.queue, &event);
+                let published = self.publisher.publish(start);
+                async move { (replica, published.await) }
+            })
+            .collect();
+        let mut started = Vec::with_capacity(starts.len());
+        while let Some((replica, published)) = starts.next().await {
+            match published {
+                Ok(()) => started.push(replica),
+                Err(error) => tracing::info!(
+                    instance = replica.request.instance,
+                    %error,
+                    "replica that asked for a snapshot is not there"
+                ),
+            }
+        }
+        started
     }
 }
 
@@ -170,12 +182,10 @@ async fn spool(pool: &PgPool, snapshot_id: Uuid) -> anyhow::Result<(File, UsersR
         as_of: Position::default(),
         users: Vec::with_capacity(CHUNK_USERS),
     };
-    let read = read::all_users(pool, |as_of, user| {
+    let users = read::all_users(pool, |as_of, user| {
         writer.push(as_of, user.record(KeyForm::Digest)?)
-    });
-    let users = tokio::time::timeout(READ_TIMEOUT, read)
-        .await
-        .context("the users could not be read in time")??;
+    })
+    .await?;
     writer.finish()?;
     Ok((file, users))
 }
@@ -232,6 +242,26 @@ struct Shared<'a> {
 }
 
 impl Shared<'_> {
+    async fn serve_and_log(&self, replica: Replica, started: Instant) {
+        let (request, snapshot_id) = (&replica.request, self.snapshot_id);
+        match self.serve(&replica).await {
+            Ok(()) => tracing::info!(
+                %snapshot_id,
+                instance = request.instance,
+                cause = ?request.cause,
+                users = self.users.count,
+                seconds = started.elapsed().as_secs_f64(),
+                "snapshot sent"
+            ),
+            Err(error) => tracing::warn!(
+                %snapshot_id,
+                instance = request.instance,
+                error = format!("{error:#}"),
+                "snapshot not sent"
+            ),
+        }
+    }
+
     async fn serve(&self, replica: &Replica) -> anyhow::Result<()> {
         self.send_chunks(replica).await?;
         let completed = ConfigEvent::SnapshotCompleted(SnapshotCompleted {

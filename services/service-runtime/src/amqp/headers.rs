@@ -26,11 +26,11 @@ pub fn event_type(delivery: &Delivery) -> &str {
         .map_or("", |kind| kind.as_str())
 }
 
-/// The trace context that the message carries.
+/// The trace context that the message carries; see [`TraceContext::received`].
 #[must_use]
 pub fn delivery_trace(delivery: &Delivery) -> TraceContext {
-    TraceContext {
-        traceparent: header_text(delivery, HEADER_TRACEPARENT),
-        tracestate: header_text(delivery, HEADER_TRACESTATE),
-    }
+    TraceContext::received(
+        header_text(delivery, HEADER_TRACEPARENT),
+        header_text(delivery, HEADER_TRACESTATE),
+    )
 }

@@ -93,29 +93,6 @@ impl Management {
         ))
     }
 
-    /// The open connections of a virtual host. New ones are listed after a moment.
-    pub fn connections(&self, vhost: &str) -> Result<Vec<Value>> {
-        self.list(&format!("/api/vhosts/{}/connections", segment(vhost)))
-    }
-
-    /// Makes the broker close all listed connections of a virtual host; gives their number.
-    pub fn close_connections(&self, vhost: &str) -> Result<usize> {
-        let mut closed = 0;
-        for connection in self.connections(vhost)? {
-            let name = connection["name"]
-                .as_str()
-                .context("a connection without name")?;
-            // One that closed by itself meanwhile is not found.
-            self.call(
-                "DELETE",
-                &format!("/api/connections/{}", segment(name)),
-                None,
-            )?;
-            closed += 1;
-        }
-        Ok(closed)
-    }
-
     /// Publishes a message with any body, valid or not; `properties` as in AMQP (`type`, `headers`, …). Gives whether
     /// it reached a queue.
     pub fn publish(

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[test]
 fn a_black_holed_subscription_closes_the_replicas_in_time_and_lets_no_revoked_key_in_once_healed() {
     let _alone = alone();
-    let (revoked, limit, silence) = (count(1000, 100), count(15, 3), count(60, 8));
+    let (revoked, limit, silence) = (count(1000, 100), count(15, 5), count(60, 12));
     let (limit, silence) = (Duration::from_secs(limit), Duration::from_secs(silence));
     let (setup, guards) = Setup::shared();
     let mut setup = setup.env("FAIL_CLOSED_AFTER_SECONDS", &limit.as_secs().to_string());

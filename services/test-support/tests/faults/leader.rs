@@ -74,8 +74,8 @@ fn a_leader_without_its_lock_that_numbers_on_is_fenced() {
     let (rounds, mut fenced) = (count(20, 4), 0);
     // Whether it is fenced or finds its connection lost first is a race; both must do no harm.
     for round in 0.. {
-        world.kill_lock_connection();
-        let error = world.old_leader_resigns();
+        let term = world.kill_lock_connection();
+        let error = world.old_leader_resigns(term).unwrap_or_default();
         fenced += u64::from(error.contains("fenced"));
         if round + 1 >= rounds && fenced > 0 {
             let outcome = world.judge();
@@ -96,7 +96,7 @@ fn what_a_leader_without_its_lock_publishes_late_changes_no_cache() {
     let (rounds, mut late) = (count(10, 2), 0);
     for _ in 0..rounds {
         let silence = world.number_into_silence();
-        world.kill_lock_connection();
+        let term = world.kill_lock_connection();
         // The standby publishes the same numbers and many after them; then the old leader's copies come.
         eventually(DEADLINE, "the standby to be far ahead", || {
             let status = world.standby.node.status(world.app.http());
@@ -105,7 +105,7 @@ fn what_a_leader_without_its_lock_publishes_late_changes_no_cache() {
             Ok(())
         });
         world.leader.broker.set_link(Link::Up);
-        let _ = world.old_leader_resigns();
+        let _ = world.old_leader_resigns(term);
         late += silence.rows;
     }
     let outcome = world.judge();

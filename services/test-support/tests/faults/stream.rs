@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use serde_json::{Value, json};
-use test_support::app::{App, DEADLINE, Node, bulk_key};
+use test_support::app::{App, Node, bulk_key};
 use test_support::servers::Management;
 use test_support::{Http, TestVhost, eventually};
 
@@ -175,7 +175,7 @@ pub fn assert_equal(app: &App, deadline: Duration) {
     };
     // Of one that has ended already the read may be older than the last change.
     let needed = audits() + 2;
-    eventually(DEADLINE, "two audits", || {
+    eventually(deadline, "two audits", || {
         ensure!(audits() >= needed, "{} of {needed}", audits());
         Ok(())
     });

@@ -1,6 +1,7 @@
 //! Keys, reconnects, full syncs.
 
-use serde_json::json;
+use anyhow::Context as _;
+use serde_json::{Value, json};
 use test_support::app::{App, DEADLINE, Setup, Verdict};
 use test_support::{Link, eventually};
 
@@ -71,7 +72,7 @@ fn a_user_deleted_while_the_replica_was_disconnected_is_gone_after_the_reconnect
 #[test]
 fn a_subscription_broken_for_longer_than_the_limit_closes_the_replica() {
     let (setup, guards) = Setup::shared();
-    let mut setup = setup.env("FAIL_CLOSED_AFTER_SECONDS", "1");
+    let mut setup = setup.env("FAIL_CLOSED_AFTER_SECONDS", "5");
     let link = setup.relay_replicas_to_broker();
     let mut app = App::new(setup, Some(guards));
     app.start_all(1);
@@ -156,4 +157,43 @@ fn a_full_sync_asked_for_by_rest_completes_and_is_applied_by_every_replica() {
                 == "2"
         });
     }
+}
+
+#[test]
+fn a_need_that_a_snapshot_under_way_cannot_meet_is_asked_for_as_another() {
+    let (setup, guards) = Setup::shared();
+    let (management, vhost) = (guards.1.management().clone(), guards.1.name().to_owned());
+    let mut app = App::new(setup, Some(guards));
+    // Without a server B: the test takes its place.
+    app.start_a();
+    let request = || {
+        eventually(DEADLINE, "a request", || -> anyhow::Result<Value> {
+            let requests = management.get_messages(&vhost, "config_snapshot_requests", 100)?;
+            let mut bodies = requests.iter().filter_map(|it| it["payload"].as_str());
+            let request = bodies.find(|body| body.contains("request_id"));
+            Ok(serde_json::from_str(request.context("none")?)?)
+        })
+    };
+    let first = request();
+    let queue = first["queue"].as_str().expect("a queue");
+    let deleted = |sequence: i64| {
+        json!({"user_id": 1, "api_key": null, "version": sequence, "epoch": 1, "sequence": sequence,
+               "occurred_at": "2026-01-01T00:00:00Z"})
+    };
+    let started = json!({"snapshot_id": first["request_id"], "credit_queue": queue, "window": 16});
+    // The start, and a gap behind it.
+    for (kind, body) in [
+        ("snapshot.started", started),
+        ("user.deleted", deleted(5)),
+        ("user.deleted", deleted(7)),
+    ] {
+        let properties = json!({"type": kind});
+        let body = body.to_string();
+        management
+            .publish(&vhost, "", queue, &properties, body.as_bytes())
+            .expect("the broker takes it");
+    }
+    let second = request();
+    assert_eq!(second["cause"], "gap", "{second}");
+    assert_ne!(second["request_id"], first["request_id"], "{second}");
 }

@@ -167,25 +167,32 @@ impl World {
         Hold::new(&self.database_url, select)
     }
 
-    /// PostgreSQL ends the session that holds the leader's lock; the process does not know yet.
-    pub fn kill_lock_connection(&self) {
+    /// PostgreSQL ends the session that holds the leader's lock; the process does not know yet. Gives its term.
+    pub fn kill_lock_connection(&self) -> i64 {
+        let term = self.app.sql("SELECT term FROM relay_state");
         let killed = self.app.sql(&format!(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE {LOCK}"
         ));
         assert_eq!(killed, "t");
+        term.parse().expect("a number")
     }
 
-    /// Waits until the standby leads and the former leader has noticed; they change places. Gives why it resigned.
-    pub fn old_leader_resigns(&mut self) -> String {
-        eventually(DEADLINE, "the standby to lead", || {
-            self.standby.leads(&self.app)
-        });
+    /// Waits until another term has begun and the leader of this one has noticed. If the standby leads, they change
+    /// places; gives why the old leader resigned, if it has not been elected once more.
+    pub fn old_leader_resigns(&mut self, term: i64) -> Option<String> {
         let error = eventually(DEADLINE, "the old leader to resign", || {
-            let relay = &self.leader.node.status(self.app.http())["relay"];
-            ensure!(relay["leader"] == false, "{relay}");
-            Ok(relay["last_error"].to_string())
+            let old = &self.leader.node.status(self.app.http())["relay"];
+            if self.standby.leads(&self.app).is_ok() {
+                ensure!(old["leader"] == false, "{old}");
+                return Ok(Some(old["last_error"].to_string()));
+            }
+            let elected_again = old["leader"] == true && old["term"].as_i64() > Some(term);
+            ensure!(elected_again, "no standby leads, and not {old}");
+            Ok(None)
         });
-        std::mem::swap(&mut self.leader, &mut self.standby);
+        if error.is_some() {
+            std::mem::swap(&mut self.leader, &mut self.standby);
+        }
         error
     }
 

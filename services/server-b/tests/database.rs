@@ -1,0 +1,147 @@
+//! What the relay and the audits do with a real database, when others meddle with it.
+
+use std::collections::HashMap;
+
+use futures_util::future::join_all;
+use server_b::MIGRATOR;
+use server_b::audit::{Finding, audit};
+use server_b::relay::numbering::{self, Restored};
+use service_runtime::config::DatabaseArgs;
+use service_runtime::database;
+use sqlx::PgPool;
+use test_support::{TestDatabase, TestServers};
+
+const BATCH: i64 = 500;
+
+async fn migrated() -> (TestDatabase, PgPool) {
+    let guard = TestServers::shared().fresh_database();
+    let args = DatabaseArgs {
+        database_url: guard.url().to_owned().into(),
+        database_max_connections: 4,
+    };
+    let pool = database::pool("test", &args).expect("a valid URL");
+    database::migrate(&pool, &MIGRATOR).await.expect("migrated");
+    (guard, pool)
+}
+
+fn run(database: &TestDatabase, sql: &str) {
+    let done = database.sql(sql);
+    done.unwrap_or_else(|error| panic!("{sql}: {error:#}"));
+}
+
+/// While no trigger looks.
+fn behind_the_triggers(database: &TestDatabase, sql: &str) {
+    run(
+        database,
+        &format!(
+            "BEGIN; ALTER TABLE users DISABLE TRIGGER USER; ALTER TABLE api_keys DISABLE TRIGGER USER;
+             {sql};
+             ALTER TABLE users ENABLE ALWAYS TRIGGER users_before;
+             ALTER TABLE users ENABLE ALWAYS TRIGGER users_after_insert_delete;
+             ALTER TABLE users ENABLE ALWAYS TRIGGER users_after_update;
+             ALTER TABLE api_keys ENABLE ALWAYS TRIGGER api_keys_after; COMMIT"
+        ),
+    );
+}
+
+/// Each with a key, all numbered; gives the term.
+async fn with_users(database: &TestDatabase, pool: &PgPool, count: u32) -> i64 {
+    run(
+        database,
+        &format!(
+            "BEGIN; SET CONSTRAINTS ALL DEFERRED;
+             WITH made AS (INSERT INTO users (username) SELECT 'user-' || n FROM generate_series(1, {count}) n
+                           RETURNING user_id, username)
+             INSERT INTO api_keys (user_id, digest, prefix)
+             SELECT user_id, sha256(convert_to(username, 'UTF8')), 'isk_' FROM made; COMMIT"
+        ),
+    );
+    let term = numbering::take_term(pool).await.expect("a term").term;
+    number_all(pool, term).await;
+    term
+}
+
+/// Numbers what there is; gives the users that are told of, and with how many keys.
+async fn number_all(pool: &PgPool, term: i64) -> HashMap<i64, usize> {
+    let mut told = HashMap::new();
+    while let Some(batch) = numbering::number(pool, term, BATCH)
+        .await
+        .expect("numbered")
+    {
+        for row in batch.rows {
+            let keys = row.new_image.map_or(0, |image| image.keys.len());
+            told.insert(row.user_id, keys);
+        }
+    }
+    told
+}
+
+#[tokio::test]
+async fn a_column_that_a_later_release_adds_stops_neither_relay_nor_audit() {
+    let (database, pool) = migrated().await;
+    let term = with_users(&database, &pool, 3).await;
+    audit(&pool).await.expect("an audit");
+
+    for table in ["relay_state", "outbox", "users", "api_keys"] {
+        run(
+            &database,
+            &format!("ALTER TABLE {table} ADD COLUMN later text"),
+        );
+    }
+    // On connections that have prepared the same statements.
+    run(&database, "UPDATE users SET daily_quota = 7");
+    assert_eq!(number_all(&pool, term).await.len(), 3);
+    assert_eq!(audit(&pool).await.expect("an audit"), Finding::Equal);
+    let next = numbering::take_term(&pool).await.expect("another term");
+    assert_eq!(next.term, term + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audits_side_by_side_correct_keys_that_drifted_once() {
+    let (database, pool) = migrated().await;
+    let term = with_users(&database, &pool, 5).await;
+    for round in 0..10 {
+        behind_the_triggers(
+            &database,
+            &format!("UPDATE api_keys SET digest = sha256(digest) WHERE user_id % 5 = {round} % 5"),
+        );
+        let audits = join_all((0..4).map(|_| audit(&pool))).await;
+        let findings: Vec<Finding> = audits.into_iter().map(|it| it.expect("an audit")).collect();
+        assert_eq!(number_all(&pool, term).await.len(), 1, "told anew");
+        let finding = audit(&pool).await.expect("an audit");
+        assert_eq!(finding, Finding::Equal, "after {findings:?}");
+    }
+}
+
+#[tokio::test]
+async fn keys_that_a_users_row_lost_behind_the_triggers_are_back_before_its_next_change() {
+    let (database, pool) = migrated().await;
+    let term = with_users(&database, &pool, 2).await;
+    // Digest and tables still agree.
+    behind_the_triggers(&database, "UPDATE users SET wire_keys = '[]'");
+    assert_eq!(audit(&pool).await.expect("an audit"), Finding::Drift);
+    run(&database, "UPDATE users SET daily_quota = 7");
+    let told = number_all(&pool, term).await;
+    assert_eq!(told.into_values().collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(audit(&pool).await.expect("an audit"), Finding::Equal);
+}
+
+#[tokio::test]
+async fn a_dump_put_back_under_a_leader_ends_its_term_and_the_next_begins_an_epoch() {
+    let (database, pool) = migrated().await;
+    let led = numbering::take_term(&pool).await.expect("a term");
+    numbering::check_history(&pool).await.expect("the same");
+    // What pg_restore --clean does: the same row in another table.
+    run(
+        &database,
+        "BEGIN; CREATE TABLE put_back AS TABLE relay_state; DROP TABLE relay_state;
+         ALTER TABLE put_back RENAME TO relay_state; COMMIT",
+    );
+    let state = numbering::state(&pool).await.expect("the row");
+    assert_eq!(state.term, led.term, "the term tells nothing");
+    let error = numbering::check_history(&pool).await.expect_err("restored");
+    assert!(error.is::<Restored>(), "{error:#}");
+    let next = numbering::take_term(&pool).await.expect("a term");
+    assert!(next.epoch > led.epoch, "{next:?}");
+    numbering::check_history(&pool).await.expect("the same");
+}
