@@ -135,7 +135,7 @@ fn process_sms(
 ) {
     let wake = Arc::new(Notify::new());
     let consumer = sms::consumer::run(
-        connector,
+        connector.for_any_message(),
         dead_letters,
         pool.clone(),
         state,

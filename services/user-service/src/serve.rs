@@ -65,7 +65,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     // Not held back until the tables are there: the queue must exist as early as it can, since what is published
     // before goes nowhere.
     let consumer = UserCreatedConsumer {
-        connector,
+        connector: connector.for_any_message(),
         names: args.queues,
         publisher,
         pool,

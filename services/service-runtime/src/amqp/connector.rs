@@ -23,7 +23,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Seconds. Under 5 gives false alarms; 10 finds a dead peer within 20.
 const HEARTBEAT: u16 = 10;
 /// Bytes. lapin keeps two rings of 32 frames for each connection: with the broker's 128 KiB they are 8 MiB, and most of
-/// the process's memory.
+/// the process's memory. Bodies are split into frames; a message's headers are not.
 const FRAME_MAX: u32 = 16 * 1024;
 /// The longest pause between two tries.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
@@ -41,6 +41,7 @@ pub struct Connector {
     uri: AMQPUri,
     ca: Option<String>,
     service: Arc<str>,
+    any_message: bool,
 }
 
 impl std::fmt::Debug for Connector {
@@ -116,7 +117,6 @@ impl Connector {
             "/".clone_into(&mut uri.vhost);
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        uri.query.frame_max.get_or_insert(FRAME_MAX);
         let ca = args
             .rabbitmq_ca_file
             .as_ref()
@@ -129,7 +129,16 @@ impl Connector {
             uri,
             ca,
             service: service.into(),
+            any_message: false,
         })
+    }
+
+    /// For a connection that takes what others publish: headers of any length, as long as the broker takes them. With
+    /// smaller frames a message with longer ones would end the connection, be delivered to the next one, and end that too.
+    #[must_use]
+    pub fn for_any_message(mut self) -> Self {
+        self.any_message = true;
+        self
     }
 
     /// Connects once.
@@ -140,10 +149,14 @@ impl Connector {
             identity: None,
             cert_chain: self.ca.clone(),
         };
+        let mut uri = self.uri.clone();
+        if !self.any_message {
+            uri.query.frame_max.get_or_insert(FRAME_MAX);
+        }
         let runtime = lapin::runtime::default_runtime().context("no tokio runtime")?;
         tokio::time::timeout(
             CONNECT_TIMEOUT,
-            Connection::connect_uri_with_config(self.uri.clone(), properties, tls, runtime),
+            Connection::connect_uri_with_config(uri, properties, tls, runtime),
         )
         .await
         .context("no answer in time")?

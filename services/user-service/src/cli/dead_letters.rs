@@ -76,6 +76,7 @@ enum Output {
 impl BrokerArgs {
     async fn connect(&self) -> anyhow::Result<Connection> {
         Connector::new("user-service", &self.amqp)?
+            .for_any_message()
             .connect("dead letters")
             .await
     }

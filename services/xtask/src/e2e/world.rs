@@ -256,16 +256,20 @@ impl World {
         self.user.get().context("no user was created")
     }
 
-    /// An SMS sent to a pod of A is stored by B with the caller's id and handed to the provider, and B knows every pod of
-    /// A as proven.
+    /// Waits until an SMS is accepted by a pod of A, stored by B with the caller's id and handed to the provider, and until
+    /// B knows every pod of A as proven.
     pub fn works(&self) -> Result<()> {
         let user = self.user()?;
-        let server_a = self.forward(&format!("service/{}", name("server-a")), 8080)?;
-        let url = format!("{}/api/v1/sms/send", server_a.url);
         let body = json!({"to": "+14155550123", "from": "ACME", "body": "e2e"});
         let key = Some(("api-key", user.key.as_str()));
-        let answer = self.http.call("POST", &url, key, Some(&body))?;
-        ensure!(answer.status == 202, "{}: {}", answer.status, answer.text);
+        // After an outage a pod may have to connect first: it says to come again.
+        let answer = self.eventually("an accepted SMS", || {
+            let server_a = self.forward(&format!("service/{}", name("server-a")), 8080)?;
+            let url = format!("{}/api/v1/sms/send", server_a.url);
+            let answer = self.http.call("POST", &url, key, Some(&body))?;
+            ensure!(answer.status == 202, "{}: {}", answer.status, answer.text);
+            Ok(answer)
+        })?;
         let id = answer.body["message_id"].as_str().context("message_id")?;
         self.eventually("the SMS to be sent", || {
             let row = self.sql(&format!(
