@@ -513,6 +513,26 @@ mod tests {
     }
 
     #[test]
+    fn each_message_is_counted_once_whatever_becomes_of_it() {
+        let metrics = Arc::new(PublisherMetrics::new("counted"));
+        let reply = || {
+            let (caller, answer) = oneshot::channel();
+            let reply = Reply {
+                caller: Some(caller),
+                metrics: Arc::clone(&metrics),
+            };
+            (reply, answer)
+        };
+        let (answered, _answer) = reply();
+        answered.send(Err(PublishError::Unroutable));
+        // Its caller has given up.
+        reply().0.send(Ok(()));
+        // Its session has ended.
+        drop(reply());
+        assert_eq!(metrics.counts(), [1, 1, 0, 1, 0]);
+    }
+
+    #[test]
     fn only_a_plain_ack_is_success() {
         for (confirmation, expected) in [
             (Confirmation::Ack(None), Ok(())),
