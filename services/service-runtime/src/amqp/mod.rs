@@ -8,6 +8,7 @@ mod connector;
 mod dead_letter;
 mod headers;
 mod publisher;
+mod stream;
 mod topology;
 
 pub use batch::{ack_settled, close, next_batch};
