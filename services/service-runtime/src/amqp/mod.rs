@@ -9,6 +9,7 @@ mod dead_letter;
 mod headers;
 mod metrics;
 mod publisher;
+mod stream;
 mod topology;
 
 pub use batch::{ack_settled, close, next_batch};
