@@ -267,7 +267,10 @@ impl Session<'_> {
         };
         let effect = self.sync.cache.apply(event);
         metrics::applied(event_type, effect);
-        if let Some(change) = change {
+        // Until the first snapshot is complete the replica serves nobody: changes that wait behind it are late for none.
+        if let Some(change) = change
+            && self.sync.cache.read(CacheState::is_complete)
+        {
             change.taken(effect);
         }
         if let Some(snapshot_id) = chunk_of
