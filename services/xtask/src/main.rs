@@ -5,6 +5,7 @@ mod cargo;
 mod chart;
 mod check;
 mod cluster;
+mod dashboards;
 mod e2e;
 mod images;
 mod interrupt;
