@@ -173,12 +173,14 @@ impl<'a> Checks<'a> {
 
     /// Fails if objects are not as the API has them, or break a rule of ours.
     fn conforms(&self, manifests: &str, kubernetes: &str) -> Result<()> {
-        let schemas = schemas::ensure(kubernetes)?;
         let file = self.state.join("rendered.yaml");
         fs::write(&file, manifests)?;
-        let location = schemas.join("{{.ResourceKind}}{{.KindSuffix}}.json");
         let mut command = Command::new(self.program(tools::KUBECONFORM)?);
-        command.args(["-strict", "-schema-location"]).arg(location);
+        command.arg("-strict");
+        for schemas in [schemas::ensure(kubernetes)?, schemas::ensure_custom()?] {
+            let location = schemas.join("{{.ResourceKind}}{{.KindSuffix}}.json");
+            command.arg("-schema-location").arg(location);
+        }
         succeeds(command.arg(file))?;
         let documents: Vec<Value> = serde_saphyr::from_multiple(manifests)?;
         let documents: Vec<Value> = documents.into_iter().filter(|it| !it.is_null()).collect();
