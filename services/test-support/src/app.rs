@@ -469,7 +469,12 @@ impl App {
 }
 
 impl Node {
-    fn start(command: ServiceCommand) -> Self {
+    /// Starts a service that tells its addresses, as with `LOG_FORMAT=json`; does not wait for it to be ready.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start(command: ServiceCommand) -> Self {
         let process = command.start().expect("the service starts");
         let url = |server| {
             let address = process

@@ -1,5 +1,5 @@
-//! What tests and `cargo xtask up` need around our binaries: private RabbitMQ and PostgreSQL servers, a TCP relay that
-//! breaks links, our services as child processes, and waiting for a condition.
+//! What tests and `cargo xtask up` need around our binaries: private RabbitMQ, PostgreSQL and Prometheus servers, a TCP
+//! relay that breaks links, our services as child processes, and waiting for a condition.
 //!
 //! Everything blocks and uses std only, so that it is light to build; call it from a test directly or through
 //! `spawn_blocking`.

@@ -9,6 +9,7 @@ mod dashboards;
 mod e2e;
 mod images;
 mod interrupt;
+mod observe;
 mod process;
 mod servers;
 mod services;

@@ -9,6 +9,7 @@ use test_support::{BIN_DIR_VAR, DATABASE_VAR, MANAGEMENT_VAR, RABBITMQ_VAR};
 use crate::cargo;
 use crate::chart::Checks;
 use crate::interrupt::Interrupt;
+use crate::observe;
 use crate::servers::Servers;
 use crate::workspace::{self, State};
 
@@ -44,6 +45,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let interrupt = Interrupt::install()?;
     let state = State::take("test")?;
     packages::ensure()?;
+    packages::ensure_programs(&observe::PACKAGES)?;
     if !args.no_lint && args.tier.is_none() {
         lint(&state, &interrupt)?;
     }

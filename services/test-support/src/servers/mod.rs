@@ -3,6 +3,7 @@
 mod management;
 pub mod packages;
 mod postgres;
+mod prometheus;
 mod rabbitmq;
 mod state_dir;
 
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 pub use management::Management;
 pub use postgres::{Postgres, PostgresOptions, psql};
+pub use prometheus::{Prometheus, PrometheusOptions, Target};
 pub(crate) use rabbitmq::amqp_url;
 pub use rabbitmq::{RabbitMq, RabbitMqOptions};
 pub use state_dir::{free_port, kept_port, random, random_hex, write_private};

@@ -8,10 +8,11 @@ use anyhow::{Context as _, Result};
 use test_support::servers::packages;
 
 use super::{Checks, succeeds};
+use crate::observe;
 
 /// The syntax of the rules, and their unit tests.
 pub fn rules(checks: &Checks<'_>) -> Result<()> {
-    packages::ensure_programs(&[("promtool", "prometheus")])?;
+    packages::ensure_programs(&observe::PACKAGES)?;
     let dir = checks.root.join("observability/rules");
     let promtool =
         |words: [&str; 2], files| succeeds(Command::new("promtool").args(words).args(files));

@@ -34,7 +34,7 @@ pub struct Panel {
     unit: &'static str,
     width: u64,
     /// Expressions and legends.
-    queries: Vec<(&'static str, &'static str)>,
+    queries: Vec<(String, &'static str)>,
 }
 
 enum Kind {
@@ -45,6 +45,13 @@ enum Kind {
     Stat(f64, f64),
     /// Names of states, each with its color.
     States(&'static [(&'static str, &'static str)]),
+}
+
+/// The expression of a histogram's quantile; `by` are the labels to keep, `le` among them.
+pub fn quantile(quantile: f64, histogram: &str, by: &str) -> String {
+    format!(
+        "histogram_quantile({quantile}, sum by ({by}) (rate({histogram}_bucket{{@}}[$__rate_interval])))"
+    )
 }
 
 impl Panel {
@@ -100,8 +107,8 @@ impl Panel {
     }
 
     /// Adds an expression; in it `@` stands for the matchers of the dashboard's variables.
-    pub fn query(mut self, expression: &'static str, legend: &'static str) -> Self {
-        self.queries.push((expression, legend));
+    pub fn query(mut self, expression: impl Into<String>, legend: &'static str) -> Self {
+        self.queries.push((expression.into(), legend));
         self
     }
 
@@ -143,7 +150,7 @@ impl Panel {
         } else {
             "time_series"
         };
-        let target = |(letter, (expression, legend)): (char, &(&str, &str))| {
+        let target = |(letter, (expression, legend)): (char, &(String, &str))| {
             json!({
                 "refId": letter.to_string(),
                 "datasource": datasource(),
