@@ -469,10 +469,10 @@ impl App {
 }
 
 impl Node {
-    /// Starts a service that tells its addresses, as with `LOG_FORMAT=json`; does not wait for it to be ready.
+    /// Starts a service that logs as JSON, and waits until it listens.
     ///
     /// # Panics
-    /// When it does not start.
+    /// When it does not.
     #[must_use]
     pub fn start(command: ServiceCommand) -> Self {
         let process = command.start().expect("the service starts");

@@ -1,12 +1,14 @@
 //! Publishes numbered rows and deletes them as far as the broker has confirmed them without a hole.
 
 use anyhow::Context;
+use lapin::types::AMQPValue;
 use service_runtime::amqp::{Message, PublishError};
 use service_runtime::trace::TraceContext;
 use sqlx::types::Json;
+use time::OffsetDateTime;
 use wire_contract::{
-    Bookmark, CONFIG_EVENTS_EXCHANGE, ConfigEvent, DIGEST_VERSION, Position, UserDeleted,
-    UserUpdated,
+    Bookmark, CONFIG_EVENTS_EXCHANGE, ConfigEvent, DIGEST_VERSION, HEADER_COMMITTED_AT,
+    HEADER_PUBLISHED_AT, HEADER_REVOKES, Position, UserDeleted, UserUpdated,
 };
 
 use super::numbering::{self, OutboxRow, RelayState};
@@ -71,7 +73,29 @@ fn message(relay: &Relay, row: &OutboxRow) -> anyhow::Result<Message> {
         traceparent: row.traceparent.clone(),
         tracestate: row.tracestate.clone(),
     };
+    message.headers = headers(row, OffsetDateTime::now_utc());
     Ok(message)
+}
+
+/// By which replicas tell how far they are behind.
+fn headers(row: &OutboxRow, now: OffsetDateTime) -> Vec<(&'static str, AMQPValue)> {
+    let mut headers = vec![
+        (
+            HEADER_COMMITTED_AT,
+            AMQPValue::LongLongInt(micros(row.committed_at)),
+        ),
+        (HEADER_PUBLISHED_AT, AMQPValue::LongLongInt(micros(now))),
+    ];
+    let (old, new) = (row.old_image.as_deref(), row.new_image.as_deref());
+    if old.is_some_and(|old| old.loses_a_right(new, micros(row.occurred_at))) {
+        headers.push((HEADER_REVOKES, AMQPValue::Boolean(true)));
+    }
+    headers
+}
+
+/// Since the Unix epoch.
+fn micros(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
 }
 
 /// A digest version that no replica knows: unprovable, not wrong.

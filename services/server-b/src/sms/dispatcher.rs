@@ -127,12 +127,16 @@ impl Dispatcher {
             tracestate: claimed.tracestate.clone(),
         };
         trace.set_parent_of(&span);
+        let took = metrics::DISPATCH_DURATION
+            .with_label_values(&[self.provider.name()])
+            .start_timer();
         let hand_over = self.provider.send(&claimed.sms).instrument(span);
         let answer = tokio::time::timeout(SEND_TIMEOUT, hand_over)
             .await
             .unwrap_or(Err(SendError::Retryable {
                 code: "provider_timeout",
             }));
+        drop(took);
         outcome_of(&claimed, self.provider.name(), answer)
     }
 

@@ -16,6 +16,23 @@ pub fn header_text(delivery: &Delivery, name: &str) -> Option<String> {
     }
 }
 
+/// A header's number, if it is one.
+#[must_use]
+pub fn header_number(delivery: &Delivery, name: &str) -> Option<i64> {
+    match delivery.properties.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongLongInt(number) => Some(*number),
+        _ => None,
+    }
+}
+
+/// Whether a header is there and true.
+#[must_use]
+pub fn header_flag(delivery: &Delivery, name: &str) -> bool {
+    let headers = delivery.properties.headers().as_ref();
+    let value = headers.and_then(|headers| headers.inner().get(name));
+    value == Some(&AMQPValue::Boolean(true))
+}
+
 /// The property `type`, empty when missing.
 #[must_use]
 pub fn event_type(delivery: &Delivery) -> &str {

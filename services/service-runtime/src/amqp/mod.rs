@@ -7,12 +7,14 @@ mod batch;
 mod connector;
 mod dead_letter;
 mod headers;
+mod metrics;
 mod publisher;
+mod stream;
 mod topology;
 
 pub use batch::{ack_settled, close, next_batch};
 pub use connector::{ConnectionState, Connector, SessionError, set_up};
 pub use dead_letter::dead_letter;
-pub use headers::{delivery_trace, event_type, header_text};
+pub use headers::{delivery_trace, event_type, header_flag, header_number, header_text};
 pub use publisher::{Confirm, Message, PublishError, Publisher};
 pub use topology::{bind, declare_exchange, declare_queue};

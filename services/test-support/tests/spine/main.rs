@@ -6,7 +6,9 @@ mod common;
 
 mod cache_sync;
 mod canary;
+mod lag;
 mod malformed;
+mod metrics_page;
 mod proof;
 mod sends;
 mod shutdown;
