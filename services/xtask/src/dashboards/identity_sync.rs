@@ -185,7 +185,7 @@ fn stream() -> Row {
             Panel::lines("Relay leaders", "none", "Ought to be 1.")
                 .query("sum(identity_relay_leader{@})", "leaders"),
             Panel::stacked("Events taken in", "ops", "By replicas, by what they did.").query(
-                "sum by (event, effect) (rate(identity_events_total{@}[$__rate_interval]))",
+                "sum by (event, effect) (rate(identity_events_total{@}[$__rate_interval])) > 0",
                 "{{event}} {{effect}}",
             ),
             Panel::lines(
@@ -238,7 +238,7 @@ fn snapshots() -> Row {
                 "By the replicas that run now, since their start, by cause and outcome.",
             )
             .query(
-                "sum by (cause, outcome) (identity_snapshots_total{@})",
+                "sum by (cause, outcome) (identity_snapshots_total{@}) > 0",
                 "{{cause}} {{outcome}}",
             ),
             Panel::lines(

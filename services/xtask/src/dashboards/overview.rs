@@ -189,7 +189,7 @@ fn dependencies() -> Row {
             )
             .query(
                 "sum by (purpose, outcome) \
-                 (rate(identity_amqp_published_total{@}[$__rate_interval]))",
+                 (rate(identity_amqp_published_total{@}[$__rate_interval])) > 0",
                 "{{purpose}} {{outcome}}",
             ),
             Panel::lines(

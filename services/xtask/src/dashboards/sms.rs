@@ -23,7 +23,7 @@ fn server_a() -> Row {
                 "The reason is the `code` of the answer.",
             )
             .query(
-                "sum by (reason) (rate(identity_sms_rejected_total{@}[$__rate_interval]))",
+                "sum by (reason) (rate(identity_sms_rejected_total{@}[$__rate_interval])) > 0",
                 "{{reason}}",
             ),
             Panel::lines(
@@ -116,7 +116,7 @@ fn provider() -> Row {
             .width(12)
             .query(
                 "sum by (provider, outcome) \
-                 (rate(identity_sms_dispatched_total{@}[$__rate_interval]))",
+                 (rate(identity_sms_dispatched_total{@}[$__rate_interval])) > 0",
                 "{{provider}} {{outcome}}",
             ),
             Panel::lines("Duration of a hand-over", "s", "By provider.")
