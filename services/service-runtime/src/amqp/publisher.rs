@@ -222,7 +222,8 @@ impl Publisher {
             metrics: Arc::new(PublisherMetrics::new(purpose)),
         };
         let task = run(connector, purpose, set_up, state, open, receiver, shutdown);
-        (publisher, task)
+        // Large, and held by who puts a service together until it is spawned.
+        (publisher, task.boxed())
     }
 
     /// Publishes and waits for the broker's confirm.

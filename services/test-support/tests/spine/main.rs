@@ -8,6 +8,7 @@ mod cache_sync;
 mod canary;
 mod lag;
 mod malformed;
+mod metrics;
 mod metrics_page;
 mod proof;
 mod sends;

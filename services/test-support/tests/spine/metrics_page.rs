@@ -27,7 +27,7 @@ struct Listed {
 }
 
 /// A metric of a process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Exposed {
     kind: String,
     labels: BTreeMap<String, BTreeSet<String>>,
@@ -154,7 +154,12 @@ fn scrape(node: &Node, http: &Http) -> BTreeMap<String, Exposed> {
         if let Some(declared) = line.strip_prefix("# TYPE ") {
             let (name, kind) = declared.split_once(' ').expect("a name and a type");
             name.clone_into(&mut current);
-            metrics.entry(current.clone()).or_default().kind = kind.to_owned();
+            let metric = Exposed {
+                kind: kind.to_owned(),
+                labels: BTreeMap::new(),
+            };
+            let twice = metrics.insert(current.clone(), metric);
+            assert!(twice.is_none(), "{name} twice");
         } else if !line.starts_with('#') {
             let metric = metrics.get_mut(&current).expect("a type before");
             for (label, value) in labels(line) {
