@@ -108,8 +108,8 @@ fn caches() -> Row {
             Panel::lines(
                 "Numbers behind",
                 "none",
-                "By how much of the stream a replica is behind the first, and its proof \
-                 behind itself.",
+                "By how much of the stream a replica is behind the first (a few numbers \
+                 are the time between two scrapes), and its proof behind itself.",
             )
             .query(
                 "scalar(max(identity_cache_sequence{@})) - identity_cache_sequence{@}",

@@ -169,17 +169,16 @@ fn dependencies() -> Row {
             Panel::lines(
                 "Connections made and failed",
                 "ops",
-                "To RabbitMQ: a healthy process connects once.",
+                "To RabbitMQ: a healthy process connects once for each purpose.",
             )
             .query(
-                "sum by (job, purpose) \
-                 (rate(identity_amqp_connects_total{@}[$__rate_interval]))",
-                "{{job}} {{purpose}}",
+                "sum by (job) (rate(identity_amqp_connects_total{@}[$__rate_interval]))",
+                "{{job}}",
             )
             .query(
-                "sum by (job, purpose) \
+                "sum by (job) \
                  (rate(identity_amqp_connection_failures_total{@}[$__rate_interval]))",
-                "{{job}} {{purpose}}, failed",
+                "{{job}}, failed",
             ),
             Panel::stacked(
                 "Publishes",
