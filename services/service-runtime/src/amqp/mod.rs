@@ -8,6 +8,7 @@ mod connector;
 mod dead_letter;
 mod headers;
 mod publisher;
+mod spans;
 mod topology;
 
 pub use batch::{ack_settled, close, next_batch};
@@ -15,4 +16,5 @@ pub use connector::{ConnectionState, Connector, SessionError, set_up};
 pub use dead_letter::dead_letter;
 pub use headers::{delivery_trace, event_type, header_text};
 pub use publisher::{Confirm, Message, PublishError, Publisher};
+pub use spans::{Destination, MessageSpan, receive_span, send_span};
 pub use topology::{bind, declare_exchange, declare_queue};
