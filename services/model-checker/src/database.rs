@@ -365,6 +365,7 @@ fn to_outbox_row(change: &Change) -> OutboxRow {
         traceparent: None,
         tracestate: None,
         occurred_at: OffsetDateTime::UNIX_EPOCH,
+        committed_at: OffsetDateTime::UNIX_EPOCH,
     }
 }
 

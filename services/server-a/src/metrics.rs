@@ -23,3 +23,30 @@ pub static SMS_REJECTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     )
     .expect("the name is valid and registered once")
 });
+
+/// Codes of the problems that a send can be answered with.
+const REASONS: [&str; 15] = [
+    "unauthorized",
+    "user_inactive",
+    "invalid_field",
+    "malformed_json",
+    "body_unreadable",
+    "method_not_allowed",
+    "body_timeout",
+    "body_too_large",
+    "unsupported_media_type",
+    "internal",
+    "cache_not_ready",
+    "queue_unavailable",
+    "overloaded",
+    "not_confirmed",
+    "timeout",
+];
+
+/// Makes the series known from the start: an increase from nothing is not seen by a rate.
+pub fn register() {
+    LazyLock::force(&SMS_ACCEPTED);
+    for reason in REASONS {
+        SMS_REJECTED.with_label_values(&[reason]);
+    }
+}

@@ -13,6 +13,7 @@ use service_runtime::readiness::Readiness;
 
 use crate::api::{self, ApiState};
 use crate::cache::{Limits, UserCache};
+use crate::metrics;
 use crate::sync::{self, CacheSync, Control, SyncStatus};
 
 /// Settings of server A.
@@ -70,6 +71,8 @@ fn instance_name(name: &str) -> Result<String, String> {
 
 /// Runs until a signal; an error is a task that died.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    metrics::register();
+    sync::metrics::register();
     let mut lifecycle = Lifecycle::new();
     let readiness = Readiness::new();
     let connector = Connector::new("server-a", &args.amqp)?;
@@ -91,9 +94,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         status: sync_status.clone(),
     };
     let admin = Admin::new(
+        "server-a",
         readiness,
         {
             let (cache, publisher) = (cache.clone(), publisher.clone());
+            let sync_status = sync_status.clone();
             move || {
                 let mut status = sync::status(&instance, &cache, &sync_status);
                 status["sms_publisher"] = serde_json::json!(publisher.state());
@@ -101,13 +106,13 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
             }
         },
         {
-            let cache = cache.clone();
+            let (cache, sync_status) = (cache.clone(), sync_status.clone());
             move || {
-                sync::metrics::on_scrape(&cache);
+                sync::metrics::on_scrape(&cache, &sync_status);
                 std::future::ready(()).boxed()
             }
         },
-    );
+    )?;
 
     let admin_server = Server::bind("admin", args.admin.admin_listen).await?;
     let public_server = Server::bind("public", args.listen.listen).await?;

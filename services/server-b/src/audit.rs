@@ -37,6 +37,13 @@ static AUDITS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
+/// Makes the series known from the start: an increase from nothing is not seen by a rate.
+pub(crate) fn register_metrics() {
+    for outcome in ["equal", "drift", "failed"] {
+        AUDITS.with_label_values(&[outcome]);
+    }
+}
+
 /// What an audit found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {

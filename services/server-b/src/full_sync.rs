@@ -5,6 +5,8 @@
 //! time; the process that runs it holds an advisory lock, so a row that says `running` while the lock is
 //! free belongs to a process that died, and is run again.
 
+pub(crate) mod metrics;
+
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, BufWriter, Seek, Write};
 use std::time::Duration;
@@ -145,12 +147,15 @@ impl FullSyncs {
         while let Some(attempt) = self.claim().await? {
             let sync_id = attempt.sync_id;
             tracing::info!(%sync_id, "full sync started");
+            let began = Instant::now();
             match self.publish_all_users(&attempt).await {
                 Ok(users) => {
+                    metrics::completed(began.elapsed());
                     self.finish(&attempt, None).await?;
                     tracing::info!(%sync_id, users = users.count, "full sync completed");
                 }
                 Err(error) => {
+                    metrics::failed();
                     let text = format!("{error:#}");
                     tracing::error!(%sync_id, error = text, "full sync failed");
                     self.finish(&attempt, Some(&text)).await?;
@@ -277,6 +282,7 @@ impl FullSyncs {
                     .context("a user was not confirmed")?;
             }
             published += 1;
+            metrics::USERS.inc();
             if published % CHECK_EVERY == 0 {
                 self.note_progress(attempt, published).await?;
                 self.keep_pace(attempt, published, &mut pace).await?;

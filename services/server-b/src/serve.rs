@@ -20,10 +20,11 @@ use crate::full_sync::FullSyncs;
 use crate::keys::KeyRing;
 use crate::relay::{self, Relay, RelayStatus};
 use crate::snapshot::Snapshots;
-use crate::{MIGRATOR, api, audit, replicas, sms};
+use crate::{MIGRATOR, api, audit, metrics, replicas, sms};
 
 /// Runs until a signal; an error is a task that died.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    metrics::register();
     let mut lifecycle = Lifecycle::new();
     let readiness = Readiness::new();
     let connector = Connector::new("server-b", &args.amqp)?;
@@ -43,10 +44,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let shutdown = lifecycle.shutdown();
     let drained = lifecycle.drained();
     let admin = Admin::new(
+        "server-b",
         readiness,
         status(&relay_status, &consumers, &events),
         on_scrape(&pool, &relay_status),
-    );
+    )?;
     lifecycle.support(
         "admin server",
         admin_server.serve(admin.router(), drained.clone()),
@@ -210,9 +212,7 @@ fn on_scrape(
     move || {
         let (pool, relay) = (pool.clone(), Arc::clone(&relay));
         async move {
-            if let Err(error) = relay::on_scrape(&pool, &relay).await {
-                tracing::warn!(error = format!("{error:#}"), "outbox not measured");
-            }
+            metrics::on_scrape(&pool, &relay).await;
         }
         .boxed()
     }

@@ -166,6 +166,26 @@ impl WireImage {
         }
     }
 
+    /// Whether a change to `new` (`None`: deleted) takes a right away at once: a key with which this user could send until
+    /// `now`, and cannot from then on. Microseconds since the Unix epoch.
+    #[must_use]
+    pub fn loses_a_right(&self, new: Option<&Self>, now: i64) -> bool {
+        let lost = |key: &KeyImage| {
+            self.may_send_with(&key.digest, now)
+                && !new.is_some_and(|new| new.may_send_with(&key.digest, now))
+        };
+        self.keys.iter().any(lost)
+    }
+
+    fn may_send_with(&self, digest: &[u8; 32], now: i64) -> bool {
+        let usable = |key: &KeyImage| key.expires_at_us.is_none_or(|at| at > now);
+        self.is_active
+            && self
+                .keys
+                .iter()
+                .any(|key| key.digest == *digest && usable(key))
+    }
+
     /// Its part of the digest over all users.
     pub fn digest(&self) -> anyhow::Result<UserSetDigest> {
         Ok(UserSetDigest::of_user(&self.record(KeyForm::Digest)?))

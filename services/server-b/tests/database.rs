@@ -67,6 +67,7 @@ async fn number_all(pool: &PgPool, term: i64) -> HashMap<i64, usize> {
     while let Some(batch) = numbering::number(pool, term, BATCH)
         .await
         .expect("numbered")
+        .batch
     {
         for row in batch.rows {
             let keys = row.new_image.map_or(0, |image| image.keys.len());

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use prometheus::{Encoder, TextEncoder};
 use serde_json::{Value, json};
 
+use crate::metrics;
 use crate::readiness::Readiness;
 
 /// What the admin server shows.
@@ -29,17 +30,20 @@ impl std::fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// `status` is the body of `/status`; `on_scrape` brings gauges that mirror a size up to date.
+    /// `status` is the body of `/status`; `on_scrape` brings gauges that mirror a size up to date. Once in a process, from
+    /// within its runtime.
     pub fn new(
+        service: &str,
         readiness: Readiness,
         status: impl Fn() -> Value + Send + Sync + 'static,
         on_scrape: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static,
-    ) -> Self {
-        Self {
+    ) -> anyhow::Result<Self> {
+        metrics::register(service)?;
+        Ok(Self {
             readiness,
             status: Arc::new(status),
             on_scrape: Arc::new(on_scrape),
-        }
+        })
     }
 
     /// The routes.
@@ -48,7 +52,7 @@ impl Admin {
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .route("/status", get(status))
-            .route("/metrics", get(metrics))
+            .route("/metrics", get(scrape))
             .with_state(self)
     }
 }
@@ -76,8 +80,9 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
     Json((admin.status)())
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
+async fn scrape(State(admin): State<Admin>) -> Response {
     (admin.on_scrape)().await;
+    metrics::READY.set(i64::from(admin.readiness.pending().is_empty()));
     let mut body = Vec::new();
     let encoder = TextEncoder::new();
     match encoder.encode(&prometheus::gather(), &mut body) {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use crate::config::DatabaseArgs;
+use crate::metrics;
 use crate::problem::Problem;
 use crate::readiness::Gate;
 
@@ -77,8 +78,10 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Migrates as soon as the database answers, then follows whether it does, until `shutdown`.
+    /// Migrates as soon as the database answers, then follows whether it does, until `shutdown`. Once in a process: the
+    /// pool's metrics have one name.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        metrics::register_pool(self.pool.clone())?;
         loop {
             let up = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),

@@ -19,6 +19,7 @@ pub mod config;
 pub mod database;
 pub mod http;
 pub mod lifecycle;
+mod metrics;
 pub mod problem;
 pub mod readiness;
 pub mod telemetry;

@@ -142,7 +142,13 @@ mod tests {
     #[test]
     fn only_the_flag_of_a_well_formed_header_means_sampled() {
         assert!(context(SAMPLED).is_sampled());
-        for not in ["", "00", "ä", &SAMPLED.replace("-01", "-00"), &SAMPLED.replace("-01", "-zz")] {
+        for not in [
+            "",
+            "00",
+            "ä",
+            &SAMPLED.replace("-01", "-00"),
+            &SAMPLED.replace("-01", "-zz"),
+        ] {
             assert!(!context(not).is_sampled(), "{not}");
         }
     }
@@ -150,6 +156,9 @@ mod tests {
     #[test]
     fn a_broken_header_names_no_span() {
         assert!(!context("00-nonsense-01").span_context().is_valid());
-        assert_eq!(TraceContext::of(&SpanContext::NONE), TraceContext::default());
+        assert_eq!(
+            TraceContext::of(&SpanContext::NONE),
+            TraceContext::default()
+        );
     }
 }

@@ -40,10 +40,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let public_server = Server::bind("public", args.listen.listen).await?;
     let shutdown = lifecycle.shutdown();
     let admin = Admin::new(
+        "user-service",
         readiness.clone(),
         status(readiness, &consumer_state, &publisher),
         || std::future::ready(()).boxed(),
-    );
+    )?;
     lifecycle.support(
         "admin server",
         admin_server.serve(admin.router(), lifecycle.drained()),

@@ -34,6 +34,17 @@ pub const HEADER_DEAD_REASON: &str = "x-dead-reason";
 /// Header of a dead letter: the queue that it came from.
 pub const HEADER_DEAD_SOURCE: &str = "x-dead-source";
 
+/// Header of a change on [`CONFIG_EVENTS_EXCHANGE`], a signed 64-bit number: microseconds since the Unix epoch, by the
+/// database's clock, before which the change was not committed. Later than the event's `occurred_at` where a transaction
+/// took long. Absent from what an older server B sends; then `occurred_at` is the next best.
+pub const HEADER_COMMITTED_AT: &str = "x-committed-at";
+/// Header of a change on [`CONFIG_EVENTS_EXCHANGE`], a signed 64-bit number: microseconds since the Unix epoch, by server
+/// B's clock, at which it was handed to the publisher, last if that was more than once.
+pub const HEADER_PUBLISHED_AT: &str = "x-published-at";
+/// Header of a change on [`CONFIG_EVENTS_EXCHANGE`], a boolean, `true` or absent: the change takes a right away at once,
+/// be it the user, its being active, or a key.
+pub const HEADER_REVOKES: &str = "x-revokes";
+
 /// Server B sends snapshots only to queues whose name starts so: a request must not be able to make
 /// B flood someone else's queue.
 pub const REPLICA_QUEUE_PREFIX: &str = "server-a.";

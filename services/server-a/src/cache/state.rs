@@ -11,6 +11,8 @@
 //! - a row that was read before a source that has completed meanwhile counts, but is not news
 //! - tombstones live until every source has ended
 
+mod memory;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -24,6 +24,18 @@ use crate::cache::UserCache;
 /// A request that nobody took by then is of no use: the replica asks again.
 const REQUEST_EXPIRES_MS: u64 = 30_000;
 
+/// Of messages, as they are counted.
+pub(super) const KINDS: [&str; 4] = [
+    SNAPSHOT_REQUEST,
+    REPLICA_PROBE,
+    SNAPSHOT_CREDIT,
+    REPLICA_REPORT,
+];
+const SNAPSHOT_REQUEST: &str = "snapshot_request";
+const REPLICA_PROBE: &str = "replica_probe";
+const SNAPSHOT_CREDIT: &str = "snapshot_credit";
+const REPLICA_REPORT: &str = "replica_report";
+
 /// Sends without waiting. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Control {
@@ -87,7 +99,7 @@ impl Control {
             encode_json(&request),
         );
         message.expiration_ms = Some(REQUEST_EXPIRES_MS);
-        self.send(message, "snapshot_request");
+        self.send(message, SNAPSHOT_REQUEST);
     }
 
     /// Asks whether server B is there.
@@ -103,7 +115,7 @@ impl Control {
         );
         message.persistent = false;
         message.expiration_ms = Some(REQUEST_EXPIRES_MS);
-        self.send(message, "replica_probe");
+        self.send(message, REPLICA_PROBE);
     }
 
     /// Lets server B send more chunks.
@@ -122,7 +134,7 @@ impl Control {
                 Err(PublishError::Unroutable) => {
                     dead.lock().insert(id);
                 }
-                Err(_) => metrics::control_lost("snapshot_credit"),
+                Err(_) => metrics::control_lost(SNAPSHOT_CREDIT),
             }
         });
     }
@@ -164,7 +176,7 @@ impl Control {
         let publisher = self.publisher.clone();
         tokio::spawn(async move {
             if publisher.publish(message).await.is_err() {
-                metrics::control_lost("replica_report");
+                metrics::control_lost(REPLICA_REPORT);
             }
             reporting.store(false, Ordering::Release);
         });

@@ -4,6 +4,7 @@
 //! The session ends when the connection does; the supervisor makes the next one.
 
 mod control;
+mod lag;
 pub mod metrics;
 mod request;
 mod status;
@@ -36,6 +37,8 @@ pub use control::Control;
 pub use request::FIRST_RETRY;
 pub use status::{LastSnapshot, SyncStatus, status};
 
+use self::lag::Change;
+use self::metrics::SnapshotOutcome;
 use self::request::Request;
 use crate::cache::{CacheState, Effect, SourceProgress, UserCache};
 
@@ -252,7 +255,7 @@ impl Session<'_> {
         };
         // No span around the batch: tens of thousands a second are applied, and one by one.
         let _span = MessageSpan::process(OWN_QUEUE, delivery, None);
-        metrics::lag(&event);
+        let change = Change::of(&event, delivery);
         match &event {
             ConfigEvent::Bookmark(_) => self.bookmark = Instant::now(),
             // What is asked for from now on this snapshot cannot bring.
@@ -273,6 +276,9 @@ impl Session<'_> {
         };
         let effect = self.sync.cache.apply(event);
         metrics::applied(event_type, effect);
+        if let Some(change) = change {
+            change.taken(effect);
+        }
         if let Some(snapshot_id) = chunk_of
             && let Some((queue, credit)) = self.sync.cache.take_credit(snapshot_id, &self.queue)
         {
@@ -327,6 +333,7 @@ impl Session<'_> {
             // Only a proof ends the back-off: a snapshot that leaves a difference must not be asked for in a loop.
             Effect::Proven => self.request = None,
             Effect::SourceBroken => {
+                self.snapshot_failed(event_type == "snapshot.completed");
                 tracing::warn!(event_type, "rows do not add up: nothing was swept");
             }
             Effect::Gap => {
@@ -354,7 +361,7 @@ impl Session<'_> {
             && let Some(request) = &mut self.request
             && let Some((cause, duration)) = request.answered()
         {
-            metrics::snapshot(cause, "completed", Some(duration));
+            metrics::snapshot(cause, SnapshotOutcome::Completed(duration));
             *self.sync.status.last_snapshot.write() = Some(LastSnapshot {
                 cause,
                 duration,
@@ -365,6 +372,12 @@ impl Session<'_> {
         tracing::info!(event_type, users, ?applied, "all users received");
         update_gate(&self.sync.cache, &self.sync.gate);
         self.report();
+    }
+
+    fn snapshot_failed(&self, was_snapshot: bool) {
+        if was_snapshot && let Some(request) = &self.request {
+            metrics::snapshot(request.cause(), SnapshotOutcome::Failed);
+        }
     }
 
     /// What is due without a message: a request, the end of a stalled snapshot, a report.
@@ -432,6 +445,7 @@ impl Session<'_> {
             if self.sync.control.is_dead(source.id) || progress.since.elapsed() > SOURCE_STALLED {
                 tracing::warn!(id = %source.id, rows = source.rows, "source given up: its sender is silent");
                 metrics::source_given_up(source.snapshot);
+                self.snapshot_failed(source.snapshot);
                 self.sync.cache.abandon(source.id);
             } else if source.snapshot && progress.checked.elapsed() > CHECK_SENDER_EVERY {
                 progress.checked = now;

@@ -64,6 +64,11 @@ impl Request {
         Some(*self.id.get_or_insert_with(Uuid::now_v7))
     }
 
+    /// What it was last made for.
+    pub(super) fn cause(&self) -> SnapshotCause {
+        self.cause
+    }
+
     /// Server B has begun to answer: what is asked for from now on is another snapshot.
     pub(super) fn begun(&mut self) {
         self.id = None;

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use wire_contract::SnapshotCause;
 
-use crate::cache::UserCache;
+use crate::cache::{CacheState, UserCache};
 
 /// A snapshot that has completed.
 #[derive(Debug, Clone)]
@@ -42,6 +42,28 @@ impl Default for SyncStatus {
     }
 }
 
+/// What the subscription can be up to, in the words of `/status`.
+pub(super) const STATES: [&str; 4] = [
+    "disconnected",
+    "awaiting_snapshot",
+    "receiving_snapshot",
+    "synced",
+];
+
+/// Which of [`STATES`] it is.
+pub(super) fn state_name(connected: bool, state: &CacheState) -> &'static str {
+    let [disconnected, awaiting, receiving, synced] = STATES;
+    if !connected {
+        disconnected
+    } else if state.applied().is_some() {
+        synced
+    } else if state.under_way().any(|source| source.snapshot) {
+        receiving
+    } else {
+        awaiting
+    }
+}
+
 /// The body of `/status`.
 #[must_use]
 pub fn status(instance: &str, cache: &UserCache, sync: &SyncStatus) -> serde_json::Value {
@@ -61,18 +83,11 @@ pub fn status(instance: &str, cache: &UserCache, sync: &SyncStatus) -> serde_jso
         cache.age(),
     );
     cache.read(|state| {
-        let receiving = state.under_way().any(|source| source.snapshot);
-        let name = match (connection.connected, state.applied().is_some(), receiving) {
-            (false, ..) => "disconnected",
-            (true, true, _) => "synced",
-            (true, false, true) => "receiving_snapshot",
-            (true, false, false) => "awaiting_snapshot",
-        };
         let position = state.seen().unwrap_or_default();
         let proven = state.proven();
         serde_json::json!({
             "instance": instance,
-            "state": name,
+            "state": state_name(connection.connected, state),
             "since": rfc3339(connection.since),
             "serving": serving,
             "complete": state.is_complete(),

@@ -34,10 +34,18 @@ static OUTBOX_AGE: LazyLock<prometheus::Gauge> = LazyLock::new(|| {
     )
     .expect("registered once")
 });
-pub(super) static LEADER: LazyLock<IntGauge> = LazyLock::new(|| {
+pub(crate) static LEADER: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!("identity_relay_leader", "1 if this process leads the relay")
         .expect("registered once")
 });
+
+/// Makes the series known from the start: an increase from nothing is not seen by a rate.
+pub(crate) fn register() {
+    LazyLock::force(&REPUBLISHED);
+    for outcome in ["confirmed", "unconfirmed"] {
+        PUBLISHED.with_label_values(&[outcome]);
+    }
+}
 
 fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
@@ -57,7 +65,7 @@ pub(super) fn republished(rows: usize) {
 }
 
 /// Reads the outbox's size and age.
-pub(super) async fn read_outbox(pool: &PgPool) -> anyhow::Result<()> {
+pub(crate) async fn read_outbox(pool: &PgPool) -> anyhow::Result<()> {
     let (rows, age): (i64, f64) = sqlx::query_as(
         "SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(occurred_at)), 0)::float8
          FROM outbox",

@@ -6,7 +6,7 @@
 //! all before them; after a crash the same numbers are published again, and replicas drop them.
 
 pub mod leader;
-mod metrics;
+pub(crate) mod metrics;
 pub mod numbering;
 mod publish;
 
@@ -20,6 +20,7 @@ use serde::Serialize;
 use service_runtime::amqp::{Connector, Publisher, declare_exchange};
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
+use time::OffsetDateTime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire_contract::specs;
@@ -47,8 +48,6 @@ const COALESCE_EVERY: Duration = Duration::from_millis(500);
 const COALESCE_PAUSE: u32 = 10;
 /// Pause after an error.
 const RETRY: Duration = Duration::from_millis(500);
-/// A scrape must not wait for a database that is down.
-const MEASURE_WITHIN: Duration = Duration::from_secs(1);
 /// Channel on which the trigger wakes a sleeping relay.
 const WAKE_CHANNEL: &str = "identity_sync_outbox";
 
@@ -162,6 +161,7 @@ impl Relay {
             next_coalesce: Instant::now(),
             asleep: false,
             in_backlog: true,
+            caught_up: None,
         })
     }
 }
@@ -181,6 +181,8 @@ struct Term<'a> {
     /// The last batch was full, or may have been in the term before: coalescing may have put a key's new holder before the
     /// change by which its old one lost it, so digests agree only at the end of the backlog.
     in_backlog: bool,
+    /// When, by the database's clock, all that was committed had a number; unknown at first.
+    caught_up: Option<OffsetDateTime>,
 }
 
 impl Term<'_> {
@@ -222,12 +224,19 @@ impl Term<'_> {
     }
 
     async fn relay_batch(&mut self) -> anyhow::Result<Next> {
-        let Some(batch) = numbering::number(&self.relay.pool, self.number, BATCH).await? else {
-            self.in_backlog = false;
+        let look = numbering::number(&self.relay.pool, self.number, BATCH).await?;
+        let (caught_up, left_nothing) = (self.caught_up, look.left_nothing(BATCH));
+        if left_nothing {
+            self.caught_up = self.caught_up.max(Some(look.at));
+        }
+        self.in_backlog = !left_nothing;
+        let Some(mut batch) = look.batch else {
             return Ok(Next::Idle);
         };
+        if let Some(caught_up) = caught_up {
+            batch.committed_after(caught_up);
+        }
         self.asleep = false;
-        self.in_backlog = batch.is_full(BATCH);
         self.last_work = Instant::now();
         self.published = None;
         publish::publish(self.relay, &batch.rows).await?;
@@ -299,12 +308,4 @@ impl Term<'_> {
         tokio::time::sleep(SLEEPING_POLL).await;
         Ok(())
     }
-}
-
-/// Brings the gauges up to date.
-pub async fn on_scrape(pool: &PgPool, status: &RwLock<RelayStatus>) -> anyhow::Result<()> {
-    metrics::LEADER.set(i64::from(status.read().leader));
-    tokio::time::timeout(MEASURE_WITHIN, metrics::read_outbox(pool))
-        .await
-        .context("the database does not answer")?
 }

@@ -74,8 +74,10 @@ pub struct OutboxRow {
     pub traceparent: Option<String>,
     /// W3C trace context of whoever made the change.
     pub tracestate: Option<String>,
-    /// When the change was made.
+    /// When the statement made the change.
     pub occurred_at: OffsetDateTime,
+    /// When it was committed, or somewhat before; `occurred_at` where nothing better is known.
+    pub committed_at: OffsetDateTime,
 }
 
 impl OutboxRow {
@@ -97,10 +99,36 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Notes that nothing of it was committed by `caught_up`, when all there was had a number: a transaction that took long
+    /// made its changes before, and committed them after.
+    pub fn committed_after(&mut self, caught_up: OffsetDateTime) {
+        for row in &mut self.rows {
+            row.committed_at = row.committed_at.max(caught_up);
+        }
+    }
+
     /// Whether rows may have been left for the next batch.
     #[must_use]
     pub fn is_full(&self, limit: i64) -> bool {
         i64::try_from(self.rows.len() + self.superseded.len()).is_ok_and(|taken| taken >= limit)
+    }
+}
+
+/// What a look into the outbox found.
+pub struct Look {
+    /// When it was, by the database's clock: what it did not see was committed later.
+    pub at: OffsetDateTime,
+    /// The rows that were numbered; `None` when there were none.
+    pub batch: Option<Batch>,
+}
+
+impl Look {
+    /// Whether everything that was committed by then has a number now.
+    #[must_use]
+    pub fn left_nothing(&self, limit: i64) -> bool {
+        self.batch
+            .as_ref()
+            .is_none_or(|batch| !batch.is_full(limit))
     }
 }
 
@@ -242,24 +270,33 @@ pub async fn position(connection: &mut PgConnection) -> sqlx::Result<Position> {
     Ok(Position { epoch, sequence })
 }
 
-/// Numbers up to `limit` rows; `None` when there are none.
+/// Numbers up to `limit` rows.
 ///
 /// # Errors
 /// [`Fenced`] when `term` is over.
-pub async fn number(pool: &PgPool, term: i64, limit: i64) -> anyhow::Result<Option<Batch>> {
-    // A look without a lock first: an idle relay looks often and must not write.
-    let any: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM outbox WHERE sequence IS NULL)")
-        .fetch_one(pool)
-        .await
-        .context("cannot look into the outbox")?;
-    if !any {
-        return Ok(None);
-    }
+pub async fn number(pool: &PgPool, term: i64, limit: i64) -> anyhow::Result<Look> {
+    // A look without a lock first: an idle relay looks often and must not write. The statement's time is from before it
+    // sees anything.
+    let (any, at): (bool, OffsetDateTime) = sqlx::query_as(
+        "SELECT EXISTS (SELECT FROM outbox WHERE sequence IS NULL), statement_timestamp()",
+    )
+    .fetch_one(pool)
+    .await
+    .context("cannot look into the outbox")?;
+    let batch = if any {
+        Some(number_batch(pool, term, limit).await?)
+    } else {
+        None
+    };
+    Ok(Look { at, batch })
+}
+
+async fn number_batch(pool: &PgPool, term: i64, limit: i64) -> anyhow::Result<Batch> {
     let mut transaction = pool.begin().await.context("cannot begin numbering")?;
     let state = lock_state(&mut transaction, term).await?;
     let rows: Vec<OutboxRow> = sqlx::query_as(
         "SELECT id, 0::bigint AS epoch, 0::bigint AS sequence, user_id, version, old_image, new_image,
-                traceparent, tracestate, occurred_at
+                traceparent, tracestate, occurred_at, occurred_at AS committed_at
          FROM outbox WHERE sequence IS NULL ORDER BY id LIMIT $1",
     )
     .bind(limit)
@@ -272,7 +309,7 @@ pub async fn number(pool: &PgPool, term: i64, limit: i64) -> anyhow::Result<Opti
         .commit()
         .await
         .context("cannot commit numbers")?;
-    Ok(Some(batch))
+    Ok(batch)
 }
 
 /// Two leaders, one of them a zombie, take turns here; the term tells which may go on.
@@ -333,7 +370,7 @@ pub async fn numbered_by(pool: &PgPool, snapshot: &str) -> anyhow::Result<Option
 pub async fn numbered(pool: &PgPool, limit: i64) -> anyhow::Result<Vec<OutboxRow>> {
     sqlx::query_as(
         "SELECT id, epoch, sequence, user_id, version, old_image, new_image,
-                traceparent, tracestate, occurred_at
+                traceparent, tracestate, occurred_at, occurred_at AS committed_at
          FROM outbox WHERE sequence IS NOT NULL ORDER BY epoch, sequence LIMIT $1",
     )
     .bind(limit)

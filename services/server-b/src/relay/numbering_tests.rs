@@ -32,6 +32,7 @@ fn row(
         traceparent: None,
         tracestate: None,
         occurred_at: OffsetDateTime::UNIX_EPOCH,
+        committed_at: OffsetDateTime::UNIX_EPOCH,
     }
 }
 

@@ -1,12 +1,14 @@
 //! Publishes numbered rows and deletes them as far as the broker has confirmed them without a hole.
 
 use anyhow::Context;
+use lapin::types::AMQPValue;
 use service_runtime::amqp::{Message, MessageSpan, PublishError, send_span};
 use sqlx::types::Json;
+use time::OffsetDateTime;
 use tracing::Instrument;
 use wire_contract::{
-    Bookmark, CONFIG_EVENTS_EXCHANGE, ConfigEvent, DIGEST_VERSION, Position, UserDeleted,
-    UserUpdated,
+    Bookmark, CONFIG_EVENTS_EXCHANGE, ConfigEvent, DIGEST_VERSION, HEADER_COMMITTED_AT,
+    HEADER_PUBLISHED_AT, HEADER_REVOKES, Position, UserDeleted, UserUpdated,
 };
 
 use super::numbering::{self, OutboxRow, RelayState};
@@ -18,7 +20,10 @@ use crate::wire_image::KeyForm;
 /// # Errors
 /// When not all were confirmed: what was, up to the first that was not, is deleted all the same.
 pub(super) async fn publish(relay: &Relay, rows: &[OutboxRow]) -> anyhow::Result<()> {
-    let (mut messages, mut spans) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+    let (mut messages, mut spans) = (
+        Vec::with_capacity(rows.len()),
+        Vec::with_capacity(rows.len()),
+    );
     for row in rows {
         let mut message = message(relay, row)?;
         // Plain SQL brings no trace: the change's journey begins here then, if the sampler wants it.
@@ -87,11 +92,31 @@ fn message(relay: &Relay, row: &OutboxRow) -> anyhow::Result<Message> {
             occurred_at: row.occurred_at,
         }),
     };
-    Ok(Message::to_fanout(
-        CONFIG_EVENTS_EXCHANGE,
-        event.event_type(),
-        event.encode(),
-    ))
+    let mut message =
+        Message::to_fanout(CONFIG_EVENTS_EXCHANGE, event.event_type(), event.encode());
+    message.headers = headers(row, OffsetDateTime::now_utc());
+    Ok(message)
+}
+
+/// By which replicas tell how far they are behind.
+fn headers(row: &OutboxRow, now: OffsetDateTime) -> Vec<(&'static str, AMQPValue)> {
+    let mut headers = vec![
+        (
+            HEADER_COMMITTED_AT,
+            AMQPValue::LongLongInt(micros(row.committed_at)),
+        ),
+        (HEADER_PUBLISHED_AT, AMQPValue::LongLongInt(micros(now))),
+    ];
+    let (old, new) = (row.old_image.as_deref(), row.new_image.as_deref());
+    if old.is_some_and(|old| old.loses_a_right(new, micros(row.occurred_at))) {
+        headers.push((HEADER_REVOKES, AMQPValue::Boolean(true)));
+    }
+    headers
+}
+
+/// Since the Unix epoch.
+fn micros(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
 }
 
 /// A digest version that no replica knows: unprovable, not wrong.

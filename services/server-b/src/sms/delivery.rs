@@ -53,12 +53,16 @@ pub enum DeadReason {
 }
 
 impl DeadReason {
+    /// All of [`Self::label`].
+    pub const LABELS: [&str; 3] = ["unknown_type", "malformed", "refused_by_database"];
+
     /// The metric's label.
     pub fn label(&self) -> &'static str {
+        let [unknown_type, malformed, refused] = Self::LABELS;
         match self {
-            Self::UnknownType => "unknown_type",
-            Self::Malformed(_) => "malformed",
-            Self::Refused { .. } => "refused_by_database",
+            Self::UnknownType => unknown_type,
+            Self::Malformed(_) => malformed,
+            Self::Refused { .. } => refused,
         }
     }
 }

@@ -116,6 +116,9 @@ impl Dispatcher {
         if self.shutdown.is_cancelled() {
             return put_back(&claimed);
         }
+        let took = metrics::DISPATCH_DURATION
+            .with_label_values(&[self.provider.name()])
+            .start_timer();
         let span = hand_over_span(&claimed, self.provider.name());
         let hand_over = self.provider.send(&claimed.sms).instrument(span.clone());
         let answer = tokio::time::timeout(SEND_TIMEOUT, hand_over)
@@ -123,6 +126,7 @@ impl Dispatcher {
             .unwrap_or(Err(SendError::Retryable {
                 code: "provider_timeout",
             }));
+        drop(took);
         if let Err(SendError::Retryable { code } | SendError::Permanent { code }) = &answer {
             span.record("error.type", code);
             span.record("otel.status_code", "ERROR");
@@ -167,8 +171,7 @@ impl Dispatcher {
 
 /// In the trace of the SMS. Disabled for one that has none: nobody would look for it.
 fn hand_over_span(claimed: &ClaimedSms, provider: &'static str) -> Span {
-    let trace =
-        TraceContext::received(claimed.traceparent.clone(), claimed.tracestate.clone());
+    let trace = TraceContext::received(claimed.traceparent.clone(), claimed.tracestate.clone());
     if trace.traceparent.is_none() {
         return Span::none();
     }

@@ -2,16 +2,27 @@
 
 use std::sync::LazyLock;
 
+use anyhow::Context;
 use prometheus::{
-    Histogram, IntCounter, IntCounterVec, register_histogram, register_int_counter,
-    register_int_counter_vec,
+    Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, register_gauge,
+    register_histogram, register_histogram_vec, register_int_counter, register_int_counter_vec,
+    register_int_gauge_vec,
 };
+use sqlx::PgPool;
+
+use super::delivery::DeadReason;
+use super::provider::{LogProvider, Provider};
 
 const REGISTERED_ONCE: &str = "each metric has one name and is registered once";
 
 /// From a healthy queue's milliseconds to a backlog of hours.
 const QUEUE_AGE_BUCKETS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0,
+];
+
+/// A provider nearby answers within milliseconds; after the last but one the hand-over is given up.
+const DISPATCH_BUCKETS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
 /// Deliveries taken from the queue.
@@ -76,3 +87,67 @@ pub static QUEUE_AGE: LazyLock<Histogram> = LazyLock::new(|| {
     )
     .expect(REGISTERED_ONCE)
 });
+
+/// Hand-overs; label `provider` is a `Provider::name`.
+pub static DISPATCH_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
+    register_histogram_vec!(
+        "identity_sms_dispatch_duration_seconds",
+        "Time that one hand-over to a provider took, whatever came of it",
+        &["provider"],
+        DISPATCH_BUCKETS.to_vec()
+    )
+    .expect(REGISTERED_ONCE)
+});
+
+static BACKLOG: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "identity_sms_backlog",
+        "SMS in the table that are not at an end, by status; 10000 of both together at most",
+        &["status"]
+    )
+    .expect(REGISTERED_ONCE)
+});
+
+static BACKLOG_OLDEST: LazyLock<Gauge> = LazyLock::new(|| {
+    register_gauge!(
+        "identity_sms_backlog_oldest_seconds",
+        "For how long the SMS that has been due longest has been due"
+    )
+    .expect(REGISTERED_ONCE)
+});
+
+/// Makes the series known from the start: an increase from nothing is not seen by a rate.
+pub fn register() {
+    for counter in [&RECEIVED, &STORED, &DUPLICATES, &ADMITTED_LATE] {
+        LazyLock::force(counter);
+    }
+    LazyLock::force(&QUEUE_AGE);
+    for reason in DeadReason::LABELS {
+        DEAD_LETTERED.with_label_values(&[reason]);
+    }
+    let provider = LogProvider.name();
+    DISPATCH_DURATION.with_label_values(&[provider]);
+    for outcome in ["sent", "retry", "failed"] {
+        DISPATCHED.with_label_values(&[provider, outcome]);
+    }
+    for outcome in ["put_back", "rejected"] {
+        DISPATCHED.with_label_values(&["none", outcome]);
+    }
+}
+
+/// Reads how much waits. The longest due first, by their index, and no more than what a look may cost.
+pub async fn read_backlog(pool: &PgPool) -> anyhow::Result<()> {
+    let (queued, sending, oldest): (i64, i64, f64) = sqlx::query_as(
+        "SELECT count(*) FILTER (WHERE status = 'queued'), count(*) FILTER (WHERE status = 'sending'),
+                greatest(coalesce(extract(epoch FROM now() - min(next_attempt_at)), 0), 0)::float8
+         FROM (SELECT status, next_attempt_at FROM sms_messages WHERE status IN ('queued', 'sending')
+               ORDER BY next_attempt_at LIMIT 10000) AS backlog",
+    )
+    .fetch_one(pool)
+    .await
+    .context("cannot read the backlog of SMS")?;
+    BACKLOG.with_label_values(&["queued"]).set(queued);
+    BACKLOG.with_label_values(&["sending"]).set(sending);
+    BACKLOG_OLDEST.set(oldest);
+    Ok(())
+}

@@ -11,7 +11,7 @@ pub mod dispatcher;
 pub mod provider;
 
 mod delivery;
-mod metrics;
+pub(crate) mod metrics;
 mod store;
 
 pub use store::{SmsStatus, find};

@@ -5,6 +5,7 @@
 //! it acknowledges them. A late request never joins a round that has begun: it must not get rows that
 //! were read before its own start.
 
+pub(crate) mod metrics;
 pub mod read;
 mod send;
 
@@ -77,7 +78,7 @@ impl Snapshots {
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let reads = Arc::new(Semaphore::new(READS));
         self.connector
-            .supervise("snapshots", &self.state, &shutdown, |connection| {
+            .supervise("snapshot requests", &self.state, &shutdown, |connection| {
                 self.session(connection, Arc::clone(&reads), &shutdown)
             })
             .await;

@@ -22,7 +22,7 @@ use wire_contract::{
 };
 
 use super::read::{self, UsersRead};
-use super::{Credit, Served};
+use super::{Credit, Served, metrics};
 use crate::wire_image::KeyForm;
 
 /// Users in a chunk: some 100 KB, and a lock on the replica's cache of well under a millisecond.
@@ -111,14 +111,18 @@ impl Round {
         if replicas.is_empty() {
             return;
         }
+        metrics::READS.inc();
+        let began = Instant::now();
         let (spool, users) = match spool(&self.pool, snapshot_id).await {
             Ok(read) => read,
             Err(error) => {
+                metrics::failed(replicas.len());
                 tracing::error!(error = format!("{error:#}"), %snapshot_id, "snapshot not read");
                 return;
             }
         };
         drop(read_permit);
+        metrics::read_in(began.elapsed());
         let shared = Shared {
             pool: &self.pool,
             publisher: &self.publisher,
@@ -244,7 +248,12 @@ struct Shared<'a> {
 impl Shared<'_> {
     async fn serve_and_log(&self, replica: Replica, started: Instant) {
         let (request, snapshot_id) = (&replica.request, self.snapshot_id);
-        match self.serve(&replica).await {
+        let served = self.serve(&replica).await;
+        match &served {
+            Ok(()) => metrics::completed(),
+            Err(_) => metrics::failed(1),
+        }
+        match served {
             Ok(()) => tracing::info!(
                 %snapshot_id,
                 instance = request.instance,

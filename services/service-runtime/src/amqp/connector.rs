@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::metrics::ConnectionMetrics;
 use crate::config::AmqpArgs;
 
 /// Handshake included.
@@ -180,6 +181,7 @@ impl Connector {
         F: FnMut(Connection) -> Fut,
         Fut: Future<Output = Result<(), SessionError>>,
     {
+        let metrics = ConnectionMetrics::new(purpose);
         let mut backoff = new_backoff();
         while !shutdown.is_cancelled() {
             let connected = tokio::select! {
@@ -190,6 +192,7 @@ impl Connector {
                 Ok(connection) => {
                     tracing::info!(purpose, "connected to RabbitMQ");
                     state.write().up();
+                    metrics.up();
                     let started = Instant::now();
                     let ended = session(connection).await;
                     if started.elapsed() >= STABLE_AFTER {
@@ -206,6 +209,7 @@ impl Connector {
             let text = format!("{error:#}");
             tracing::warn!(purpose, error = text, "RabbitMQ connection down");
             state.write().down(text);
+            metrics.down();
             let pause = backoff.next().unwrap_or(MAX_BACKOFF);
             tokio::select! {
                 () = shutdown.cancelled() => return,

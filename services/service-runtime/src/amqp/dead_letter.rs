@@ -3,6 +3,7 @@
 use anyhow::Context;
 use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
+use lapin::types::AMQPValue;
 use wire_contract::{HEADER_DEAD_REASON, HEADER_DEAD_SOURCE};
 
 use super::headers::{delivery_trace, event_type};
@@ -22,8 +23,8 @@ pub async fn dead_letter(
 ) -> anyhow::Result<()> {
     let mut message = Message::to_queue(dead_queue, event_type(delivery), delivery.data.clone());
     message.headers = vec![
-        (HEADER_DEAD_REASON, reason.to_owned()),
-        (HEADER_DEAD_SOURCE, source.to_owned()),
+        (HEADER_DEAD_REASON, AMQPValue::LongString(reason.into())),
+        (HEADER_DEAD_SOURCE, AMQPValue::LongString(source.into())),
     ];
     message.trace = delivery_trace(delivery);
     if let Some(id) = delivery.properties.message_id()

@@ -25,6 +25,23 @@ pub(super) fn header_str<'a>(delivery: &'a Delivery, name: &str) -> Option<&'a s
     }
 }
 
+/// A header's number, if it is one.
+#[must_use]
+pub fn header_number(delivery: &Delivery, name: &str) -> Option<i64> {
+    match delivery.properties.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongLongInt(number) => Some(*number),
+        _ => None,
+    }
+}
+
+/// Whether a header is there and true.
+#[must_use]
+pub fn header_flag(delivery: &Delivery, name: &str) -> bool {
+    let headers = delivery.properties.headers().as_ref();
+    let value = headers.and_then(|headers| headers.inner().get(name));
+    value == Some(&AMQPValue::Boolean(true))
+}
+
 /// The property `type`, empty when missing.
 #[must_use]
 pub fn event_type(delivery: &Delivery) -> &str {

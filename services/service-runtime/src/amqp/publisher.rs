@@ -23,6 +23,7 @@ use wire_contract::{CONTENT_TYPE_JSON, HEADER_TRACEPARENT, HEADER_TRACESTATE};
 
 use super::batch::close;
 use super::connector::{ConnectionState, Connector, SessionError};
+use super::metrics::PublisherMetrics;
 use crate::trace::TraceContext;
 
 /// Longest wait for the broker's confirm. An alarm of the broker blocks publishers for longer.
@@ -53,8 +54,8 @@ pub struct Message {
     pub mandatory: bool,
     /// Milliseconds after which the broker may drop it.
     pub expiration_ms: Option<u64>,
-    /// Further string headers.
-    pub headers: Vec<(&'static str, String)>,
+    /// Further headers.
+    pub headers: Vec<(&'static str, AMQPValue)>,
     /// Trace context.
     pub trace: TraceContext,
 }
@@ -99,7 +100,7 @@ impl Message {
             }
         }
         for (name, value) in &self.headers {
-            headers.insert((*name).into(), AMQPValue::LongString(value.as_str().into()));
+            headers.insert((*name).into(), value.clone());
         }
         let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(0);
         let mut properties = BasicProperties::default()
@@ -148,13 +149,45 @@ impl PublishError {
 
 struct Job {
     message: Message,
-    reply: oneshot::Sender<Result<(), PublishError>>,
+    reply: Reply,
+}
+
+/// Answers the caller, and counts the answer. Dropped without one, with its session or the process, the message may or may
+/// not have arrived.
+struct Reply {
+    caller: Option<oneshot::Sender<Answer>>,
+    metrics: Arc<PublisherMetrics>,
+}
+
+type Answer = Result<(), PublishError>;
+
+impl Reply {
+    fn send(mut self, answer: Answer) {
+        self.metrics.answered(answer);
+        if let Some(caller) = self.caller.take() {
+            // A caller that has gone needs no answer.
+            let _ = caller.send(answer);
+        }
+    }
+
+    /// Whether the caller has gone.
+    fn is_closed(&self) -> bool {
+        self.caller.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if self.caller.is_some() {
+            self.metrics.answered(Err(PublishError::Unconfirmed));
+        }
+    }
 }
 
 /// A message that was handed over and is not confirmed yet.
 #[derive(Debug)]
 pub struct Confirm {
-    answer: oneshot::Receiver<Result<(), PublishError>>,
+    answer: oneshot::Receiver<Answer>,
     deadline: Instant,
 }
 
@@ -174,6 +207,7 @@ pub struct Publisher {
     jobs: mpsc::Sender<Job>,
     state: Arc<RwLock<ConnectionState>>,
     open: watch::Receiver<bool>,
+    metrics: Arc<PublisherMetrics>,
 }
 
 impl Publisher {
@@ -198,6 +232,7 @@ impl Publisher {
             jobs: sender,
             state: Arc::clone(&state),
             open: open.subscribe(),
+            metrics: Arc::new(PublisherMetrics::new(purpose)),
         };
         let task = run(connector, purpose, set_up, state, open, receiver, shutdown);
         (publisher, task)
@@ -217,11 +252,17 @@ impl Publisher {
     /// When it could not be handed over, and so was not sent.
     pub async fn hand_over(&self, message: Message) -> Result<Confirm, PublishError> {
         let deadline = Instant::now() + CONFIRM_TIMEOUT;
-        let (reply, answer) = oneshot::channel();
-        match tokio::time::timeout_at(deadline, self.jobs.send(Job { message, reply })).await {
-            Ok(Ok(())) => Ok(Confirm { answer, deadline }),
-            Ok(Err(_)) | Err(_) => Err(PublishError::NotConnected),
-        }
+        let Ok(Ok(place)) = tokio::time::timeout_at(deadline, self.jobs.reserve()).await else {
+            self.metrics.answered(Err(PublishError::NotConnected));
+            return Err(PublishError::NotConnected);
+        };
+        let (caller, answer) = oneshot::channel();
+        let reply = Reply {
+            caller: Some(caller),
+            metrics: Arc::clone(&self.metrics),
+        };
+        place.send(Job { message, reply });
+        Ok(Confirm { answer, deadline })
     }
 
     /// Whether messages are taken now: the connection stands, and what is published to has been declared on it.
@@ -298,8 +339,7 @@ async fn refuse_while_down(
                     break;
                 }
                 job = jobs.recv() => match job {
-                    // A caller that has gone needs no answer.
-                    Some(job) => { let _ = job.reply.send(Err(PublishError::NotConnected)); }
+                    Some(job) => job.reply.send(Err(PublishError::NotConnected)),
                     None => return,
                 },
             }
@@ -310,8 +350,10 @@ async fn refuse_while_down(
 /// What became of one message.
 struct Settled {
     message_id: Uuid,
-    reply: oneshot::Sender<Result<(), PublishError>>,
+    reply: Reply,
     confirmation: lapin::Result<Confirmation>,
+    /// Since the message was handed to the channel.
+    after: Duration,
 }
 
 async fn session(
@@ -367,6 +409,7 @@ async fn session(
 
 async fn publish_one(channel: Channel, job: Job) -> Settled {
     let Job { message, reply } = job;
+    let began = Instant::now();
     let options = BasicPublishOptions {
         mandatory: message.mandatory,
         immediate: false,
@@ -388,6 +431,7 @@ async fn publish_one(channel: Channel, job: Job) -> Settled {
         message_id: message.message_id,
         reply,
         confirmation,
+        after: began.elapsed(),
     }
 }
 
@@ -419,16 +463,18 @@ fn settle(batch: Vec<Settled>, returned: &mut HashSet<String>) -> Result<(), Ses
                 Err(PublishError::Unconfirmed)
             }
         };
-        answers.push((settled.message_id, settled.reply, answer));
+        answers.push((settled.message_id, settled.reply, answer, settled.after));
     }
-    for (message_id, reply, answer) in answers {
+    for (message_id, reply, answer, after) in answers {
         let answer = if returned.remove(&message_id.to_string()) {
             Err(PublishError::Unroutable)
         } else {
             answer
         };
-        // A caller that has gone needs no answer.
-        let _ = reply.send(answer);
+        if answer.is_ok() {
+            reply.metrics.confirmed_after(after);
+        }
+        reply.send(answer);
     }
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
@@ -446,12 +492,17 @@ mod tests {
     fn settled(
         message_id: Uuid,
         confirmation: lapin::Result<Confirmation>,
-    ) -> (Settled, oneshot::Receiver<Result<(), PublishError>>) {
-        let (reply, answer) = oneshot::channel();
+    ) -> (Settled, oneshot::Receiver<Answer>) {
+        let (caller, answer) = oneshot::channel();
+        let reply = Reply {
+            caller: Some(caller),
+            metrics: Arc::new(PublisherMetrics::new("test")),
+        };
         let settled = Settled {
             message_id,
             reply,
             confirmation,
+            after: Duration::ZERO,
         };
         (settled, answer)
     }

@@ -46,7 +46,10 @@ impl<'a> Destination<'a> {
             KeyValue::new("messaging.destination.name", self.name.to_owned()),
         ];
         if let Some(template) = self.template {
-            attributes.push(KeyValue::new("messaging.destination.template", template.to_owned()));
+            attributes.push(KeyValue::new(
+                "messaging.destination.template",
+                template.to_owned(),
+            ));
             attributes.push(KeyValue::new("messaging.destination.temporary", true));
         }
         if !routing_key.is_empty() {
@@ -96,7 +99,11 @@ impl MessageSpan {
     /// What is done with a delivery: a child of the span that sent it, since each is looked at alone, with a link to that span
     /// and one to `batch`, the span around all that came together.
     #[must_use]
-    pub fn process(destination: Destination<'_>, delivery: &Delivery, batch: Option<&SpanContext>) -> Self {
+    pub fn process(
+        destination: Destination<'_>,
+        delivery: &Delivery,
+        batch: Option<&SpanContext>,
+    ) -> Self {
         if !is_sampled(delivery) {
             return Self(None);
         }

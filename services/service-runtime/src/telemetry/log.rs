@@ -1,6 +1,6 @@
 //! How log lines look: those within a span carry its `trace_id` and `span_id`, as OpenTelemetry names them in JSON logs.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::IsTerminal;
 
 use opentelemetry::trace::{SpanContext, TraceContextExt};

@@ -91,14 +91,18 @@ where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
     match provider {
-        Some(provider) => bare(tracing_opentelemetry::layer().with_tracer(provider.tracer(service_name))),
+        Some(provider) => {
+            bare(tracing_opentelemetry::layer().with_tracer(provider.tracer(service_name)))
+        }
         None => bare(tracing_opentelemetry::layer().with_tracer(NoopTracer::new())),
     }
 }
 
 /// Without what the layer adds to each span of its own accord: it costs more than the span. Log lines carry the ids of
 /// their span and stay out of it, as do the spans that libraries make for debugging.
-fn bare<S, T>(layer: tracing_opentelemetry::OpenTelemetryLayer<S, T>) -> Box<dyn Layer<S> + Send + Sync>
+fn bare<S, T>(
+    layer: tracing_opentelemetry::OpenTelemetryLayer<S, T>,
+) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
     T: opentelemetry::trace::Tracer + Send + Sync + 'static,

@@ -98,7 +98,7 @@ impl Settings {
         Ok(Some(Self {
             protocol: protocol(first(PROTOCOL))?,
             tls: uses_tls(endpoint_variable, &endpoint)?,
-            sampler: sampler(read(SAMPLER), read(SAMPLER_ARG))?,
+            sampler: sampler(read(SAMPLER), &read(SAMPLER_ARG))?,
             endpoint_variable,
         }))
     }
@@ -154,8 +154,8 @@ fn uses_tls(name: &str, endpoint: &str) -> Result<bool> {
     }
 }
 
-fn sampler(name: Variable, argument: Variable) -> Result<Sampler> {
-    let ratio = || match &argument {
+fn sampler(name: Variable, argument: &Variable) -> Result<Sampler> {
+    let ratio = || match argument {
         None => Ok(1.0),
         Some((name, value)) => {
             let ratio: f64 = number(name, value)?;
@@ -194,7 +194,10 @@ fn number<T: FromStr<Err: Display>>(name: &str, value: &str) -> Result<T> {
 
 /// `key=value,key=value`; values are not repeated, since headers hold tokens.
 fn check_pairs(name: &str, value: &str, is_key: impl Fn(&str) -> bool) -> Result<()> {
-    let good = |pair: &str| pair.split_once('=').is_some_and(|(key, _)| is_key(key.trim()));
+    let good = |pair: &str| {
+        pair.split_once('=')
+            .is_some_and(|(key, _)| is_key(key.trim()))
+    };
     let pairs = || value.split_terminator(',');
     match pairs().position(|pair| !good(pair)) {
         None => Ok(()),

@@ -35,7 +35,10 @@ static SPANS: LazyLock<IntCounterVec> = LazyLock::new(|| {
 
 /// Makes the tracers; needs a Tokio runtime, on which gRPC runs. A thread of its own collects and sends batches, so a collector
 /// that is slow or away holds nobody up.
-pub(super) fn provider(service_name: &'static str, settings: &Settings) -> Result<SdkTracerProvider> {
+pub(super) fn provider(
+    service_name: &'static str,
+    settings: &Settings,
+) -> Result<SdkTracerProvider> {
     let exporter = exporter(settings)
         .with_context(|| format!("{} is not usable", settings.endpoint_variable))?;
     for outcome in ["ended", "exported", "failed"] {
