@@ -8,6 +8,7 @@ mod cluster;
 mod e2e;
 mod images;
 mod interrupt;
+mod observe;
 mod process;
 mod servers;
 mod services;

@@ -43,9 +43,9 @@ pub async fn publish_sms_message(
     message.message_id = envelope.message_id;
     // Whether this SMS is traced was decided with its request.
     let mut span = MessageSpan::send(&mut message, &trace::current(), false);
-    let published = publisher.publish(message).await;
-    if let Err(error) = published {
+    let outcome = publisher.publish(message).await;
+    if let Err(error) = outcome {
         span.fail(error.label());
     }
-    published
+    outcome
 }

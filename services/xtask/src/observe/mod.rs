@@ -1,0 +1,3 @@
+//! What watches the stack.
+
+pub mod collector;
