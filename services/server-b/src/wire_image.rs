@@ -202,3 +202,57 @@ fn optional_from_hex<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8
         .map(|text| hex::decode(text).map_err(de::Error::custom))
         .transpose()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_000;
+
+    fn user(is_active: bool, keys: &[(u8, Option<i64>)]) -> WireImage {
+        let key = |(digest, expires_at_us): &(u8, Option<i64>)| KeyImage {
+            digest: [*digest; 32],
+            sealed: None,
+            expires_at_us: *expires_at_us,
+        };
+        WireImage {
+            user_id: 1,
+            username: "alice".to_owned(),
+            is_active,
+            daily_quota: 1,
+            version: 1,
+            keys: keys.iter().map(key).collect(),
+        }
+    }
+
+    #[test]
+    fn a_right_is_lost_by_deletion_deactivation_and_a_key_that_stops_at_once() {
+        let before = user(true, &[(1, None)]);
+        for after in [
+            None,
+            Some(user(false, &[(1, None)])),
+            Some(user(true, &[(2, None)])),
+            Some(user(true, &[(2, None), (1, Some(NOW))])),
+        ] {
+            assert!(before.loses_a_right(after.as_ref(), NOW));
+        }
+    }
+
+    #[test]
+    fn no_right_is_lost_by_an_overlap_by_other_changes_nor_by_whoever_had_none() {
+        let before = user(true, &[(1, None), (3, Some(NOW))]);
+        for after in [
+            user(true, &[(1, None)]),
+            user(true, &[(2, None), (1, Some(NOW + 1))]),
+        ] {
+            assert!(!before.loses_a_right(Some(&after), NOW));
+        }
+        for nobody in [
+            user(false, &[(1, None)]),
+            user(true, &[(1, Some(NOW))]),
+            user(true, &[]),
+        ] {
+            assert!(!nobody.loses_a_right(None, NOW));
+        }
+    }
+}

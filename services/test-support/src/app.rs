@@ -469,7 +469,12 @@ impl App {
 }
 
 impl Node {
-    fn start(command: ServiceCommand) -> Self {
+    /// Starts a service that logs as JSON, and waits until it listens.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    pub fn start(command: ServiceCommand) -> Self {
         let process = command.start().expect("the service starts");
         let url = |server| {
             let address = process

@@ -93,3 +93,60 @@ fn time_of(delivery: &Delivery, header: &str) -> Option<OffsetDateTime> {
     let micros = header_number(delivery, header)?;
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use lapin::BasicProperties;
+    use lapin::types::{AMQPValue, FieldTable};
+    use wire_contract::UserDeleted;
+
+    use super::*;
+
+    const MADE: i64 = 1_700_000_000;
+
+    fn deleted() -> ConfigEvent {
+        ConfigEvent::UserDeleted(UserDeleted {
+            user_id: 1,
+            api_key: None,
+            version: 2,
+            epoch: 1,
+            sequence: 1,
+            occurred_at: at(MADE),
+        })
+    }
+
+    fn at(seconds: i64) -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(seconds).expect("a time")
+    }
+
+    fn delivery(headers: &[(&str, AMQPValue)]) -> Delivery {
+        let mut table = FieldTable::default();
+        for (name, value) in headers {
+            table.insert((*name).into(), value.clone());
+        }
+        let mut delivery = Delivery::mock(1, "".into(), "".into(), false, Vec::new());
+        delivery.properties = BasicProperties::default().with_headers(table);
+        delivery
+    }
+
+    #[test]
+    fn a_change_was_committed_and_published_when_its_headers_say() {
+        let micros = |seconds: i64| AMQPValue::LongLongInt(seconds * 1_000_000);
+        let delivery = delivery(&[
+            (HEADER_COMMITTED_AT, micros(MADE + 3)),
+            (HEADER_PUBLISHED_AT, micros(MADE + 4)),
+            (HEADER_REVOKES, AMQPValue::Boolean(true)),
+        ]);
+        let change = Change::of(&deleted(), &delivery).expect("a change");
+        assert_eq!(change.committed, at(MADE + 3));
+        assert_eq!(change.published, Some(at(MADE + 4)));
+        assert!(change.revokes);
+    }
+
+    #[test]
+    fn of_an_older_server_b_the_time_of_the_statement_is_taken() {
+        let change = Change::of(&deleted(), &delivery(&[])).expect("a change");
+        assert_eq!(change.committed, at(MADE));
+        assert_eq!((change.published, change.revokes), (None, false));
+    }
+}

@@ -113,3 +113,48 @@ fn a_user_created_and_deleted_in_one_batch_leaves_no_trace_in_the_digest() {
     assert_eq!(batch.state.digest, UserSetDigest::default());
     assert_eq!(batch.rows.len(), 1, "the deletion is told all the same");
 }
+
+fn at(seconds: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(seconds).expect("a time")
+}
+
+#[test]
+fn a_change_was_committed_no_sooner_than_all_before_had_a_number() {
+    let made = |id, seconds| {
+        let mut made = row(id, id, None, image(id, id));
+        made.occurred_at = at(seconds);
+        made.committed_at = at(seconds);
+        made
+    };
+    let mut batch = plan(vec![made(1, 10), made(2, 20)], empty()).expect("plan");
+    batch.committed_after(at(15));
+    let committed: Vec<_> = batch.rows.iter().map(|row| row.committed_at).collect();
+    assert_eq!(committed, [at(15), at(20)]);
+    // What is told of the change itself stays.
+    assert_eq!(batch.rows[0].occurred_at, at(10));
+}
+
+#[test]
+fn of_coalesced_changes_the_newest_ones_time_counts() {
+    let mut rows = vec![
+        row(1, 1, None, image(1, 1)),
+        row(2, 1, image(1, 1), image(1, 2)),
+    ];
+    (rows[0].committed_at, rows[1].committed_at) = (at(10), at(20));
+    let batch = plan(rows, empty()).expect("plan");
+    assert_eq!(batch.rows[0].committed_at, at(20));
+}
+
+#[test]
+fn only_a_look_that_took_all_it_saw_left_nothing() {
+    let look = |rows: i64| {
+        let rows = (0..rows).map(|id| row(id, id, None, image(id, id)));
+        let batch = plan(rows.collect(), empty()).expect("plan");
+        Look {
+            at: at(0),
+            batch: (!batch.rows.is_empty()).then_some(batch),
+        }
+    };
+    assert!(look(0).left_nothing(2) && look(1).left_nothing(2));
+    assert!(!look(2).left_nothing(2));
+}

@@ -17,9 +17,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::ConnectionMetrics;
+use super::stream::{self, Once};
 use crate::config::AmqpArgs;
 
-/// Handshake included.
+/// For the stream, and again for the broker's greeting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Seconds. Under 5 gives false alarms; 10 finds a dead peer within 20.
 const HEARTBEAT: u16 = 10;
@@ -154,19 +155,20 @@ impl Connector {
         if !self.any_message {
             uri.query.frame_max.get_or_insert(FRAME_MAX);
         }
+        let address = format!("{}:{}", uri.authority.host, uri.authority.port);
+        let opened = tokio::time::timeout(CONNECT_TIMEOUT, stream::open(&uri, &tls)).await;
+        let (opened, cutter) = opened
+            .with_context(|| format!("{address} does not answer"))?
+            .with_context(|| format!("cannot connect to RabbitMQ at {address}"))?;
+        let opened = Once::new(opened);
         let runtime = lapin::runtime::default_runtime().context("no tokio runtime")?;
-        tokio::time::timeout(
-            CONNECT_TIMEOUT,
-            Connection::connect_uri_with_config(uri, properties, tls, runtime),
-        )
-        .await
-        .context("no answer in time")?
-        .with_context(|| {
-            format!(
-                "cannot connect to RabbitMQ at {}:{}",
-                self.uri.authority.host, self.uri.authority.port
-            )
-        })
+        let greeted =
+            Connection::connector(uri, runtime, async move |_, _| opened.take(), properties);
+        let Ok(connected) = tokio::time::timeout(CONNECT_TIMEOUT, greeted).await else {
+            cutter.cut();
+            anyhow::bail!("RabbitMQ at {address} took the connection and does not answer");
+        };
+        connected.with_context(|| format!("cannot log in to RabbitMQ at {address}"))
     }
 
     /// Connects, runs `session` until it ends, and does so again with back-off and jitter, for ever;

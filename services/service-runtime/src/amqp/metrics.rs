@@ -120,6 +120,19 @@ impl PublisherMetrics {
         }
     }
 
+    /// In the order of the fields.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> [u64; 5] {
+        let outcomes = [
+            &self.confirmed,
+            &self.returned,
+            &self.refused,
+            &self.unconfirmed,
+            &self.not_connected,
+        ];
+        outcomes.map(prometheus::core::GenericCounter::get)
+    }
+
     pub(super) fn confirmed_after(&self, duration: Duration) {
         self.confirm_duration.observe(duration.as_secs_f64());
     }

@@ -10,6 +10,7 @@ mod headers;
 mod metrics;
 mod publisher;
 mod spans;
+mod stream;
 mod topology;
 
 pub use batch::{ack_settled, close, next_batch};

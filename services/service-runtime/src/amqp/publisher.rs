@@ -235,7 +235,8 @@ impl Publisher {
             metrics: Arc::new(PublisherMetrics::new(purpose)),
         };
         let task = run(connector, purpose, set_up, state, open, receiver, shutdown);
-        (publisher, task)
+        // Large, and held by who puts a service together until it is spawned.
+        (publisher, task.boxed())
     }
 
     /// Publishes and waits for the broker's confirm.
@@ -523,6 +524,26 @@ mod tests {
             Err(PublishError::Unroutable)
         );
         assert!(returned.is_empty());
+    }
+
+    #[test]
+    fn each_message_is_counted_once_whatever_becomes_of_it() {
+        let metrics = Arc::new(PublisherMetrics::new("counted"));
+        let reply = || {
+            let (caller, answer) = oneshot::channel();
+            let reply = Reply {
+                caller: Some(caller),
+                metrics: Arc::clone(&metrics),
+            };
+            (reply, answer)
+        };
+        let (answered, _answer) = reply();
+        answered.send(Err(PublishError::Unroutable));
+        // Its caller has given up.
+        reply().0.send(Ok(()));
+        // Its session has ended.
+        drop(reply());
+        assert_eq!(metrics.counts(), [1, 1, 0, 1, 0]);
     }
 
     #[test]

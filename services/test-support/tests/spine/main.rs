@@ -6,7 +6,10 @@ mod common;
 
 mod cache_sync;
 mod canary;
+mod lag;
 mod malformed;
+mod metrics;
+mod metrics_page;
 mod proof;
 mod sends;
 mod shutdown;

@@ -49,17 +49,7 @@ impl UserService {
                 .env("LOG_FORMAT", "json")
                 .env("LISTEN", "127.0.0.1:0")
                 .env("ADMIN_LISTEN", "127.0.0.1:0");
-            let process = command.start().expect("user-service starts");
-            let url = |server| {
-                let address = process.wait_for_address(server, DEADLINE);
-                format!("http://{}", address.expect("user-service listens"))
-            };
-            let (url, admin_url) = (url("public"), url("admin"));
-            self.replicas.push(Node {
-                process,
-                url,
-                admin_url,
-            });
+            self.replicas.push(Node::start(command));
         }
         for node in &self.replicas {
             eventually(DEADLINE, "a replica to be ready", || node.ready(&self.http));

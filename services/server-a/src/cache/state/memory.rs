@@ -40,3 +40,44 @@ fn owned_bytes(entry: &Entry) -> usize {
         name.next_multiple_of(ARC_COUNTS) + size_of_val(&*user.keys)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use wire_contract::{ApiKey, ConfigEvent, UserRecord, UserUpdated};
+
+    use super::*;
+
+    fn cache_of(users: i64, name: &str) -> CacheState {
+        let mut state = CacheState::new();
+        for user_id in 1..=users {
+            state.apply(ConfigEvent::UserUpdated(UserUpdated {
+                user: UserRecord {
+                    user_id,
+                    api_key: Some(ApiKey::Plain(format!("key-{user_id}"))),
+                    username: name.to_owned(),
+                    is_active: true,
+                    daily_quota: 1,
+                    previous_keys: vec![],
+                    version: user_id,
+                },
+                epoch: 1,
+                sequence: Some(user_id),
+                sync_id: None,
+                as_of: None,
+                occurred_at: time::OffsetDateTime::UNIX_EPOCH,
+            }));
+        }
+        state
+    }
+
+    #[test]
+    fn an_empty_cache_weighs_nothing_and_users_weigh_at_least_their_entries_and_names() {
+        assert_eq!(CacheState::new().memory_bytes(), 0);
+        let entry = size_of::<(UserId, Entry)>() + size_of::<(ShortDigest, KeySlot)>();
+        // More than the sample.
+        let (short, long) = (cache_of(3_000, "u"), cache_of(3_000, &"u".repeat(101)));
+        assert!(short.memory_bytes() > 3_000 * entry);
+        let names = long.memory_bytes() - short.memory_bytes();
+        assert!((3_000 * 90..3_000 * 120).contains(&names), "{names}");
+    }
+}
