@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=50))]
     replicas: u16,
 
-    /// Start a Prometheus beside the stack, with the rules of `observability/`
+    /// Start a Prometheus with the rules of `observability/` beside the stack, and an OpenTelemetry Collector
     #[arg(long)]
     observe: bool,
 }
@@ -53,13 +53,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             .context("starting the servers panicked")?;
         built.and(servers)
     })?;
-    let services = Services::start(&state, &servers, args.replicas, &interrupt)?;
-    let sample_key = sample_user(&services)?;
-    write_private(&env_file, &env_lines(&services, &sample_key))?;
     let mut observers = args
         .observe
-        .then(|| Observers::start(&state, &services))
+        .then(|| Observers::start(&state, &interrupt))
         .transpose()?;
+    let otlp_endpoint = observers.as_ref().and_then(Observers::otlp_endpoint);
+    let services = Services::start(&state, &servers, args.replicas, otlp_endpoint, &interrupt)?;
+    if let Some(observers) = &mut observers {
+        observers.watch(&state, &services)?;
+    }
+    let sample_key = sample_user(&services)?;
+    write_private(&env_file, &env_lines(&services, &sample_key))?;
     print_addresses(&services, &servers, &sample_key, &env_file);
     if let Some(observers) = &observers {
         observers.print_addresses();

@@ -1,5 +1,6 @@
 //! Private servers with all their state below one directory, which never touch a system instance.
 
+mod collector;
 mod management;
 pub mod packages;
 mod postgres;
@@ -11,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+pub use collector::{Collector, ExportedSpan};
 pub use management::Management;
 pub use postgres::{Postgres, PostgresOptions, psql};
 pub use prometheus::{Prometheus, PrometheusOptions, Target};

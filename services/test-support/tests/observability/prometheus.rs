@@ -11,8 +11,6 @@ use crate::stack::Stack;
 
 /// Of kube-state-metrics, which only a cluster has; the rules' unit tests fill them.
 const OF_A_CLUSTER: &str = "kube_job_";
-/// TODO(merge): remove when the tracing branch is in.
-const TRACES: &str = "identity_trace_spans_total";
 /// Fire at once, by what [`Stack::poison`] and [`Stack::drift`] do.
 const FIRED: [&str; 4] = [
     "IdentityAuthEventsDeadLettered",
@@ -59,7 +57,7 @@ fn has_metrics(stack: &Stack, expressions: &[Named]) {
     let unknown: BTreeSet<&str> = expressions
         .iter()
         .flat_map(|(_, expression)| expressions::metrics(expression))
-        .filter(|metric| !exposed.contains(metric) && *metric != TRACES)
+        .filter(|metric| !exposed.contains(metric))
         .collect();
     assert_eq!(unknown, BTreeSet::new(), "no process exposes these");
 }
@@ -68,7 +66,7 @@ fn has_metrics(stack: &Stack, expressions: &[Named]) {
 fn have_data(stack: &mut Stack, expressions: &[Named]) {
     let mut left: Vec<&Named> = expressions
         .iter()
-        .filter(|(_, expression)| !expression.contains(OF_A_CLUSTER) && !expression.contains(TRACES))
+        .filter(|(_, expression)| !expression.contains(OF_A_CLUSTER))
         .collect();
     eventually(DEADLINE, "data for every expression", || {
         stack.load();
