@@ -1,9 +1,11 @@
 //! One server B, two replicas of server A and user-service, watched by a Prometheus.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use test_support::app::{App, DEADLINE, Node, Setup, TestUser, Verdict};
+use test_support::children::Signal;
 use test_support::servers::{Management, Prometheus, PrometheusOptions, Target};
 use test_support::{ServiceCommand, TestDatabase, TestServers, eventually};
 
@@ -31,7 +33,8 @@ impl Stack {
         // Nobody listens there: spans are made, and their export fails.
         let setup = setup
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-            .env("AUDIT_INTERVAL_SECONDS", "2");
+            .env("AUDIT_INTERVAL_SECONDS", "2")
+            .env("FAIL_CLOSED_AFTER_SECONDS", "5");
         let mut app = App::new(setup, Some(guards));
         app.start_all(2);
         let database = TestServers::shared().fresh_database();
@@ -116,6 +119,33 @@ impl Stack {
              END $$;
              COMMIT",
         );
+    }
+
+    /// A change that one replica applies more than a second after its commit.
+    pub fn late_change(&self) {
+        let replica = &self.app.replicas[1].process;
+        replica.signal(Signal::STOP).expect("a signal can be sent");
+        let _ = self.app.create_user("late");
+        let committed = Instant::now();
+        eventually(DEADLINE, "a second to pass", || {
+            committed.elapsed() > Duration::from_millis(1_200)
+        });
+        replica.signal(Signal::CONT).expect("a signal can be sent");
+    }
+
+    /// Takes the virtual host away, with all connections; changes are made all the same.
+    pub fn lose_broker(&self) {
+        let lost = self.management.delete_vhost(&self.vhost);
+        lost.expect("the broker does so");
+        let _ = self.app.create_user("unpublished");
+    }
+
+    /// Sends that may be refused.
+    pub fn try_load(&self) {
+        for replica in &self.app.replicas {
+            let answer = self.app.send(replica, &self.user.key).expect("A answers");
+            assert!([202, 503].contains(&answer.status), "{}", answer.text);
+        }
     }
 
     /// The text of `/metrics` of all processes.
