@@ -35,12 +35,11 @@ pub fn register() {
 /// Brings the gauges up to date. What cannot be read stays as it was.
 pub async fn on_scrape(pool: &PgPool, relay: &RwLock<RelayStatus>) {
     relay::metrics::LEADER.set(i64::from(relay.read().leader));
+    // One after the other: a scrape must not take several connections from requests.
     let read = async {
-        tokio::try_join!(
-            relay::metrics::read_outbox(pool),
-            read_replicas(pool),
-            sms::metrics::read_backlog(pool)
-        )
+        relay::metrics::read_outbox(pool).await?;
+        read_replicas(pool).await?;
+        sms::metrics::read_backlog(pool).await
     };
     let read = tokio::time::timeout(MEASURE_WITHIN, read);
     let read = read.await.context("the database does not answer");

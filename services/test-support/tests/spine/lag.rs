@@ -9,8 +9,8 @@ use test_support::{Http, eventually};
 
 /// Changes that are timed from outside, one after the other.
 const CHANGES: u32 = 200;
-/// How far the mean that is measured inside may be out of the bounds that are seen from outside: a thread of a busy machine
-/// may be put aside between the effect and its measurement.
+/// How far the mean that is measured inside may be above what is seen from outside: a thread of a busy machine may be put
+/// aside between the effect and its measurement. Below it cannot be.
 const TOLERANCE: Duration = Duration::from_millis(2);
 /// How far those bounds may be apart in the mean, or they would tell nothing.
 const RESOLUTION: Duration = Duration::from_millis(50);
@@ -162,7 +162,7 @@ fn the_lag_of_single_changes_is_what_is_seen_from_outside() {
         "{at_least:?} to {at_most:?}"
     );
     assert!(
-        inside + TOLERANCE >= at_least && inside <= at_most + TOLERANCE,
+        inside >= at_least && inside <= at_most + TOLERANCE,
         "inside {inside:?}, outside {at_least:?} to {at_most:?}"
     );
     // Every other change took the right to send away.
