@@ -95,22 +95,26 @@ pub async fn method_not_allowed() -> Problem {
     )
 }
 
-// At level info, although nothing is written for it: a span that the filter drops would lose the trace.
+// At level error, like every span here, although nothing is written for it: LOG=warn must not lose the trace.
 fn request_span(method: &'static str, route: &str) -> Span {
-    tracing::info_span!(
+    tracing::error_span!(
         "request",
         otel.name = format_args!("{method} {route}"),
         otel.kind = "server",
         otel.status_code = tracing::field::Empty,
         http.request.method = method,
         http.route = route,
+        // Not the path: what matches no route may be anything, a key in the wrong place too.
+        url.scheme = "http",
         http.response.status_code = tracing::field::Empty,
+        error.type = tracing::field::Empty,
     )
 }
 
 fn record(span: &Span, status: StatusCode) {
     span.record("http.response.status_code", status.as_u16());
     if status.is_server_error() {
+        span.record("error.type", status.as_str());
         span.record("otel.status_code", "ERROR");
     }
 }

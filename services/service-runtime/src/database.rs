@@ -10,6 +10,7 @@ use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::config::DatabaseArgs;
 use crate::metrics;
@@ -232,6 +233,22 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
         }),
         _ => false,
     }
+}
+
+/// A span around a statement that matters in a trace. Disabled outside of one, where nobody would look for it.
+#[must_use]
+pub fn statement_span(operation: &'static str, table: &'static str) -> Span {
+    if Span::current().is_none() {
+        return Span::none();
+    }
+    tracing::error_span!(
+        "statement",
+        otel.name = format_args!("{operation} {table}"),
+        otel.kind = "client",
+        db.system.name = "postgresql",
+        db.operation.name = operation,
+        db.collection.name = table,
+    )
 }
 
 #[cfg(test)]

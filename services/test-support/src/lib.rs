@@ -1,5 +1,5 @@
-//! What tests and `cargo xtask up` need around our binaries: private RabbitMQ and PostgreSQL servers, a TCP relay that
-//! breaks links, our services as child processes, and waiting for a condition.
+//! What tests and `cargo xtask up` need around our binaries: private RabbitMQ, PostgreSQL and Prometheus servers, a TCP
+//! relay that breaks links, our services as child processes, and waiting for a condition.
 //!
 //! Everything blocks and uses std only, so that it is light to build; call it from a test directly or through
 //! `spawn_blocking`.
@@ -8,6 +8,7 @@ pub mod app;
 pub mod children;
 mod eventually;
 mod http;
+mod otlp_sink;
 pub mod servers;
 mod service_process;
 mod shared;
@@ -18,9 +19,11 @@ mod writer;
 pub use eventually::eventually_async;
 pub use eventually::{Observation, eventually, try_eventually};
 pub use http::{Answer, Http};
+pub use otlp_sink::OtlpSink;
 pub use service_process::{ServiceCommand, ServiceProcess};
 pub use shared::{
-    BIN_DIR_VAR, DATABASE_VAR, MANAGEMENT_VAR, RABBITMQ_VAR, TestDatabase, TestServers, TestVhost,
+    BIN_DIR_VAR, COLLECTOR_VAR, DATABASE_VAR, MANAGEMENT_VAR, RABBITMQ_VAR, TestDatabase,
+    TestServers, TestVhost,
 };
 pub use tcp_relay::{Link, TcpRelay};
 pub use writer::Writer;

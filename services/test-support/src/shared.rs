@@ -15,6 +15,8 @@ pub const MANAGEMENT_VAR: &str = "TEST_RABBITMQ_MANAGEMENT_URL";
 pub const DATABASE_VAR: &str = "TEST_DATABASE_URL";
 /// Names the directory of our binaries.
 pub const BIN_DIR_VAR: &str = "IDENTITY_SYNC_BIN_DIR";
+/// Path of the OpenTelemetry Collector that `cargo xtask test` has built, for the tests that need it.
+pub const COLLECTOR_VAR: &str = "OTELCOL";
 
 /// The servers of this test run. Tests that hurt a server start their own instead.
 #[derive(Debug)]

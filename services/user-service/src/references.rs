@@ -1,9 +1,10 @@
 //! The statements on `auth_user_references`.
 
 use serde::Serialize;
-use service_runtime::database::StoreError;
+use service_runtime::database::{StoreError, statement_span};
 use sqlx::PgPool;
 use time::OffsetDateTime;
+use tracing::Instrument;
 use utoipa::ToSchema;
 use wire_contract::UserId;
 
@@ -95,6 +96,7 @@ pub async fn insert(pool: &PgPool, batch: &[&NewReference]) -> Result<u64, Store
     .bind(columns.emails)
     .bind(columns.occurred_at)
     .execute(pool)
+    .instrument(statement_span("INSERT", "auth_user_references"))
     .await?;
     Ok(inserted.rows_affected())
 }

@@ -59,6 +59,8 @@ pub struct Service {
 struct Common<'a> {
     state: &'a State,
     rabbitmq_url: &'a str,
+    /// Where traces go, in place of what the environment says.
+    otlp_endpoint: Option<String>,
 }
 
 impl Services {
@@ -67,6 +69,7 @@ impl Services {
         state: &State,
         servers: &Servers,
         replicas: u16,
+        otlp_endpoint: Option<String>,
         interrupt: &Interrupt,
     ) -> Result<Self> {
         for name in ["log", "ports"] {
@@ -83,6 +86,7 @@ impl Services {
         let common = Common {
             state,
             rabbitmq_url: &rabbitmq_url,
+            otlp_endpoint,
         };
         let server_b = common.start("b", "server-b", (8070, 9070), |command| {
             command
@@ -228,7 +232,10 @@ impl Common<'_> {
         let (public, admin) = (address("public", ports.0)?, address("admin", ports.1)?);
         let passed_on =
             env::vars().filter(|(name, _)| PASSED_ON.iter().any(|it| name.starts_with(it)));
+        let otlp = self.otlp_endpoint.clone();
+        let otlp = otlp.map(|endpoint| ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), endpoint));
         let command = passed_on
+            .chain(otlp)
             .fold(ServiceCommand::new(binary), |command, (name, value)| {
                 command.env(&name, value)
             })

@@ -1,14 +1,15 @@
 //! `cargo xtask test`.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use test_support::servers::packages;
-use test_support::{BIN_DIR_VAR, DATABASE_VAR, MANAGEMENT_VAR, RABBITMQ_VAR};
+use test_support::{BIN_DIR_VAR, COLLECTOR_VAR, DATABASE_VAR, MANAGEMENT_VAR, RABBITMQ_VAR};
 
 use crate::cargo;
 use crate::chart::Checks;
 use crate::interrupt::Interrupt;
+use crate::observe::{self, collector};
 use crate::servers::Servers;
 use crate::workspace::{self, State};
 
@@ -44,6 +45,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let interrupt = Interrupt::install()?;
     let state = State::take("test")?;
     packages::ensure()?;
+    packages::ensure_programs(&observe::PACKAGES)?;
     if !args.no_lint && args.tier.is_none() {
         lint(&state, &interrupt)?;
     }
@@ -63,7 +65,23 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         .concat(),
         None => test_arguments(&args.arguments),
     };
-    let mut command = cargo::command(state.dir(), &chosen)?;
+    let all = args.arguments.is_empty() && args.tier.is_none();
+    let collector = if all || args.arguments.iter().any(|it| it == "collector") {
+        collector::binary(state.dir(), &interrupt)?
+    } else {
+        None
+    };
+    let prepared = |arguments: &[&str]| -> Result<Command> {
+        let mut command = cargo::command(state.dir(), arguments)?;
+        command.env(BIN_DIR_VAR, workspace::bin_dir()?);
+        // Up to the virtual host: each test has its own.
+        command.env(RABBITMQ_VAR, rabbitmq.amqp_url("").trim_end_matches('/'));
+        command.env(MANAGEMENT_VAR, rabbitmq.management_url());
+        command.env(DATABASE_VAR, postgres.url("postgres"));
+        command.envs(collector.iter().map(|program| (COLLECTOR_VAR, program)));
+        Ok(command)
+    };
+    let mut command = prepared(&chosen)?;
     if args.tier == Some(Tier::Faults) {
         command
             .env("TEST_TIER", "faults")
@@ -72,15 +90,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             .env("RUST_TEST_NOCAPTURE", "1")
             .env("RUST_TEST_THREADS", "1");
     }
-    command.env(BIN_DIR_VAR, workspace::bin_dir()?);
-    // Up to the virtual host: each test has its own.
-    command.env(RABBITMQ_VAR, rabbitmq.amqp_url("").trim_end_matches('/'));
-    command.env(MANAGEMENT_VAR, rabbitmq.management_url());
-    command.env(DATABASE_VAR, postgres.url("postgres"));
     let mut sum = Summary::default();
     let status = cargo::run_looking(command, &interrupt, |line| sum.add(line))?;
+    let traces = match &collector {
+        Some(_) if all => {
+            let mut traces = Summary::default();
+            let command = prepared(&COLLECTOR)?;
+            let status = cargo::run_looking(command, &interrupt, |line| traces.add(line))?;
+            sum.ran_after_all(&traces);
+            status.success()
+        }
+        None if all => {
+            println!(
+                "Without Go there is no OpenTelemetry Collector: the tests that need it are ignored."
+            );
+            true
+        }
+        _ => true,
+    };
     drop((rabbitmq, postgres));
-    let all = args.arguments.is_empty() && args.tier.is_none();
     let rules = if all {
         let command = cargo::command(state.dir(), &MERGE_RULES)?;
         cargo::run_looking(command, &interrupt, |line| sum.add(line))?.success()
@@ -102,7 +130,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         "{} passed, {} failed, {} ignored",
         sum.passed, sum.failed, sum.ignored
     );
-    Ok(if status.success() && rules && chart {
+    Ok(if status.success() && traces && rules && chart {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -136,6 +164,19 @@ const MERGE_RULES: [&str; 9] = [
     "rules",
     "--test",
     "merge_rules",
+];
+
+/// The tests that are ignored without a collector.
+const COLLECTOR: [&str; 9] = [
+    "test",
+    "--profile",
+    "fast",
+    "-p",
+    "test-support",
+    "--test",
+    "collector",
+    "--",
+    "--ignored",
 ];
 
 fn lint(state: &State, interrupt: &Interrupt) -> Result<()> {
@@ -183,6 +224,13 @@ struct Summary {
 }
 
 impl Summary {
+    /// What was ignored at first.
+    fn ran_after_all(&mut self, ignored: &Self) {
+        self.passed += ignored.passed;
+        self.failed += ignored.failed;
+        self.ignored = self.ignored.saturating_sub(ignored.passed + ignored.failed);
+    }
+
     /// Counts a line like `test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; …`.
     fn add(&mut self, line: &str) {
         let Some((_, counts)) = line

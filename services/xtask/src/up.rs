@@ -11,6 +11,7 @@ use test_support::Http;
 use test_support::servers::write_private;
 
 use crate::interrupt::Interrupt;
+use crate::observe::Observers;
 use crate::servers::Servers;
 use crate::services::Services;
 use crate::workspace::State;
@@ -29,6 +30,10 @@ pub struct Args {
     /// Replicas of server A
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=50))]
     replicas: u16,
+
+    /// Start a Prometheus with the rules of `observability/` beside the stack, and an OpenTelemetry Collector
+    #[arg(long)]
+    observe: bool,
 }
 
 /// Runs until a signal, the end of the check, or the death of something that was started.
@@ -48,20 +53,32 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             .context("starting the servers panicked")?;
         built.and(servers)
     })?;
-    let services = Services::start(&state, &servers, args.replicas, &interrupt)?;
+    let mut observers = args
+        .observe
+        .then(|| Observers::start(&state, &interrupt))
+        .transpose()?;
+    let otlp_endpoint = observers.as_ref().and_then(Observers::otlp_endpoint);
+    let services = Services::start(&state, &servers, args.replicas, otlp_endpoint, &interrupt)?;
+    if let Some(observers) = &mut observers {
+        observers.watch(&state, &services)?;
+    }
     let sample_key = sample_user(&services)?;
     write_private(&env_file, &env_lines(&services, &sample_key))?;
     print_addresses(&services, &servers, &sample_key, &env_file);
+    if let Some(observers) = &observers {
+        observers.print_addresses();
+    }
     println!("Up after {:.1} s.", began.elapsed().as_secs_f64());
 
     let outcome = if args.check {
         check::run(&state, &services, &interrupt)
     } else {
         println!("Ctrl-C stops it.");
-        watch(&services, &servers, &interrupt).map(|()| true)
+        watch(&services, &servers, observers.as_ref(), &interrupt).map(|()| true)
     };
     println!("Stopping …");
-    let stopped = services.stop().and(servers.stop());
+    let watched = observers.as_mut().map_or(Ok(()), Observers::stop);
+    let stopped = services.stop().and(servers.stop()).and(watched);
     let good = outcome?;
     stopped?;
     println!("Everything has stopped.");
@@ -73,10 +90,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Waits for a signal; an error tells what died before it.
-fn watch(services: &Services, servers: &Servers, interrupt: &Interrupt) -> Result<()> {
+fn watch(
+    services: &Services,
+    servers: &Servers,
+    observers: Option<&Observers>,
+    interrupt: &Interrupt,
+) -> Result<()> {
     while !interrupt.is_set() {
         services.check()?;
         servers.check()?;
+        observers.map_or(Ok(()), Observers::check)?;
         thread::sleep(Duration::from_millis(200));
     }
     println!();

@@ -2,8 +2,8 @@
 
 use std::future::Future;
 
-use service_runtime::amqp::{Connector, Message, PublishError, Publisher};
-use service_runtime::trace::TraceContext;
+use service_runtime::amqp::{Connector, Message, MessageSpan, PublishError, Publisher};
+use service_runtime::trace;
 use tokio_util::sync::CancellationToken;
 use wire_contract::{SMS_OUTBOUND_QUEUE, SmsEnvelope, encode_json};
 
@@ -41,6 +41,11 @@ pub async fn publish_sms_message(
 ) -> Result<(), PublishError> {
     let mut message = Message::to_queue(SMS_OUTBOUND_QUEUE, SMS_SUBMITTED, encode_json(envelope));
     message.message_id = envelope.message_id;
-    message.trace = TraceContext::current();
-    publisher.publish(message).await
+    // Whether this SMS is traced was decided with its request.
+    let mut span = MessageSpan::send(&mut message, &trace::current(), false);
+    let outcome = publisher.publish(message).await;
+    if let Err(error) = outcome {
+        span.fail(error.label());
+    }
+    outcome
 }

@@ -20,7 +20,9 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
-use service_runtime::amqp::{Connector, bind, declare_exchange, declare_queue, event_type, set_up};
+use service_runtime::amqp::{
+    Connector, Destination, MessageSpan, bind, declare_exchange, declare_queue, event_type, set_up,
+};
 use service_runtime::readiness::Gate;
 use time::OffsetDateTime;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -40,6 +42,11 @@ use self::metrics::SnapshotOutcome;
 use self::request::Request;
 use crate::cache::{CacheState, Effect, SourceProgress, UserCache};
 
+/// Without the name of the queue, which is another one on each connection.
+const OWN_QUEUE: Destination<'_> = Destination {
+    name: CONFIG_EVENTS_EXCHANGE,
+    template: Some("config_events_exchange:server-a.{instance}.{connection}"),
+};
 /// Unacknowledged messages; bounds the memory of the client library.
 const PREFETCH: u16 = 512;
 /// How often what is due is looked after: requests, stalled snapshots, readiness.
@@ -246,6 +253,8 @@ impl Session<'_> {
                 return Ok(());
             }
         };
+        // No span around the batch: tens of thousands a second are applied, and one by one.
+        let _span = MessageSpan::process(OWN_QUEUE, delivery, None);
         let change = Change::of(&event, delivery);
         match &event {
             ConfigEvent::Bookmark(_) => self.bookmark = Instant::now(),

@@ -16,6 +16,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use service_runtime::config::{AdminArgs, AmqpArgs, DatabaseArgs, ListenArgs, TelemetryArgs};
 use service_runtime::database;
 use sqlx::{Connection, PgConnection, PgPool};
+use tracing::Instrument;
 
 use crate::api::AdminTokenArgs;
 use crate::keys::KeyArgs;
@@ -130,7 +131,15 @@ impl Cli {
             }
             Command::Replicas(args) => replicas::run(args).await,
             Command::FullSync(args) => full_sync::run(args).await,
-            Command::Users(command) => users::run(command).await,
+            Command::Users(command) => {
+                // Changes made here begin their traces here.
+                let span = tracing::error_span!(
+                    "users",
+                    otel.name = format_args!("server-b users {}", command.name()),
+                    process.executable.name = "server-b",
+                );
+                users::run(command).instrument(span).await
+            }
         }
     }
 }

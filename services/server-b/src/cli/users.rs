@@ -42,6 +42,20 @@ pub enum UsersCommand {
     Import(ImportArgs),
 }
 
+impl UsersCommand {
+    /// As it is typed.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::List(_) => "list",
+            Self::Update(_) => "update",
+            Self::Delete(_) => "delete",
+            Self::RotateKey(_) => "rotate-key",
+            Self::Import(_) => "import",
+        }
+    }
+}
+
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::Context;
+use service_runtime::trace::TraceContext;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
@@ -77,6 +78,14 @@ pub struct OutboxRow {
     pub occurred_at: OffsetDateTime,
     /// When it was committed, or somewhat before; `occurred_at` where nothing better is known.
     pub committed_at: OffsetDateTime,
+}
+
+impl OutboxRow {
+    /// The trace in which the change was made; empty for one made by plain SQL.
+    #[must_use]
+    pub fn trace(&self) -> TraceContext {
+        TraceContext::received(self.traceparent.clone(), self.tracestate.clone())
+    }
 }
 
 /// What numbering does with a batch.

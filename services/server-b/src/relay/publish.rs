@@ -2,10 +2,10 @@
 
 use anyhow::Context;
 use lapin::types::AMQPValue;
-use service_runtime::amqp::{Message, PublishError};
-use service_runtime::trace::TraceContext;
+use service_runtime::amqp::{Message, MessageSpan, PublishError, send_span};
 use sqlx::types::Json;
 use time::OffsetDateTime;
+use tracing::Instrument;
 use wire_contract::{
     Bookmark, CONFIG_EVENTS_EXCHANGE, ConfigEvent, DIGEST_VERSION, HEADER_COMMITTED_AT,
     HEADER_PUBLISHED_AT, HEADER_REVOKES, Position, UserDeleted, UserUpdated,
@@ -20,17 +20,19 @@ use crate::wire_image::KeyForm;
 /// # Errors
 /// When not all were confirmed: what was, up to the first that was not, is deleted all the same.
 pub(super) async fn publish(relay: &Relay, rows: &[OutboxRow]) -> anyhow::Result<()> {
-    let mut confirms = Vec::with_capacity(rows.len());
+    let (mut messages, mut spans) = (
+        Vec::with_capacity(rows.len()),
+        Vec::with_capacity(rows.len()),
+    );
     for row in rows {
-        confirms.push(relay.publisher.hand_over(message(relay, row)?).await);
+        let mut message = message(relay, row)?;
+        // Plain SQL brings no trace: the change's journey begins here then, if the sampler wants it.
+        let change = row.trace().span_context();
+        spans.push(MessageSpan::send(&mut message, &change, true));
+        messages.push(message);
     }
-    let mut results = Vec::with_capacity(rows.len());
-    for confirm in confirms {
-        results.push(match confirm {
-            Ok(confirm) => confirm.confirmed().await,
-            Err(error) => Err(error),
-        });
-    }
+    let batch = send_span(CONFIG_EVENTS_EXCHANGE, &spans);
+    let results = deliver(relay, messages, spans).instrument(batch).await;
     let confirmed = confirmed_prefix(&results);
     metrics::published(confirmed, rows.len() - confirmed);
     numbering::delete(&relay.pool, &rows[..confirmed]).await?;
@@ -38,6 +40,29 @@ pub(super) async fn publish(relay: &Relay, rows: &[OutboxRow]) -> anyhow::Result
         Some(Err(error)) => Err(*error).context("configuration events were not confirmed"),
         _ => Ok(()),
     }
+}
+
+async fn deliver(
+    relay: &Relay,
+    messages: Vec<Message>,
+    spans: Vec<MessageSpan>,
+) -> Vec<Result<(), PublishError>> {
+    let mut confirms = Vec::with_capacity(messages.len());
+    for message in messages {
+        confirms.push(relay.publisher.hand_over(message).await);
+    }
+    let mut results = Vec::with_capacity(confirms.len());
+    for (confirm, mut span) in confirms.into_iter().zip(spans) {
+        let result = match confirm {
+            Ok(confirm) => confirm.confirmed().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            span.fail(error.label());
+        }
+        results.push(result);
+    }
+    results
 }
 
 /// How many, from the first, were confirmed without a hole: a row behind a hole must stay, or a replica
@@ -69,10 +94,6 @@ fn message(relay: &Relay, row: &OutboxRow) -> anyhow::Result<Message> {
     };
     let mut message =
         Message::to_fanout(CONFIG_EVENTS_EXCHANGE, event.event_type(), event.encode());
-    message.trace = TraceContext {
-        traceparent: row.traceparent.clone(),
-        tracestate: row.tracestate.clone(),
-    };
     message.headers = headers(row, OffsetDateTime::now_utc());
     Ok(message)
 }

@@ -13,12 +13,13 @@ use lapin::{Channel, Connection, Consumer};
 use parking_lot::RwLock;
 use service_runtime::amqp::{
     ConnectionState, Connector, Publisher, SessionError, ack_settled, close, dead_letter,
-    declare_queue, next_batch,
+    declare_queue, next_batch, receive_span,
 };
 use service_runtime::database::{self, StoreError};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use uuid::Uuid;
 use wire_contract::{SMS_OUTBOUND_DEAD, SMS_OUTBOUND_QUEUE, specs};
 
@@ -91,7 +92,8 @@ impl Intake {
                 () = self.shutdown.cancelled() => return Ok(()),
                 batch = next_batch(&mut consumer, BATCH, LINGER) => batch?,
             };
-            match self.settle(&channel, batch).await {
+            let span = receive_span(SMS_OUTBOUND_QUEUE, &batch);
+            match self.settle(&channel, batch).instrument(span).await {
                 Ok(()) => {}
                 // Told to stop meanwhile, so not a failure: what is not acked returns to the queue.
                 Err(error) if self.shutdown.is_cancelled() => {
@@ -141,11 +143,10 @@ impl Intake {
                     open.extend([second, batch]);
                 }
                 Inserted::Refused { sqlstate } => {
-                    refused.extend(batch.into_iter().map(|it| Poison {
-                        delivery: it.delivery,
-                        reason: DeadReason::Refused {
+                    refused.extend(batch.into_iter().map(|it| {
+                        it.refused(DeadReason::Refused {
                             sqlstate: sqlstate.clone(),
-                        },
+                        })
                     }));
                 }
             }

@@ -2,16 +2,17 @@
 //! none.
 
 use lapin::message::Delivery;
-use service_runtime::amqp::{delivery_trace, event_type};
-use service_runtime::trace::TraceContext;
+use service_runtime::amqp::{Destination, MessageSpan, delivery_trace, event_type};
+use service_runtime::trace::{self, TraceContext};
 use time::OffsetDateTime;
 use uuid::Uuid;
-use wire_contract::{DecodeError, SmsEnvelope, decode_json};
+use wire_contract::{DecodeError, SMS_OUTBOUND_QUEUE, SmsEnvelope, decode_json};
 
 use super::metrics;
 use super::store::ReceivedSms;
 
 const SMS_SUBMITTED: &str = "sms.submitted";
+const QUEUE: Destination<'_> = Destination::named(SMS_OUTBOUND_QUEUE);
 /// Longest trace header that is stored.
 const MAX_TRACE_HEADER: usize = 512;
 
@@ -19,12 +20,25 @@ const MAX_TRACE_HEADER: usize = 512;
 pub struct Readable {
     pub delivery: Delivery,
     pub sms: ReceivedSms,
+    /// Ends when the row is committed, or refused.
+    pub span: MessageSpan,
 }
 
 /// A delivery that can never become a row.
 pub struct Poison {
     pub delivery: Delivery,
     pub reason: DeadReason,
+}
+
+impl Readable {
+    /// The database would not take it.
+    pub fn refused(mut self, reason: DeadReason) -> Poison {
+        self.span.fail(reason.label());
+        Poison {
+            delivery: self.delivery,
+            reason,
+        }
+    }
 }
 
 /// Why; without contents, since it goes to the log.
@@ -56,16 +70,27 @@ impl DeadReason {
 /// Reads each delivery; both results keep the order.
 pub fn sort(deliveries: Vec<Delivery>) -> (Vec<Readable>, Vec<Poison>) {
     let now = OffsetDateTime::now_utc();
+    let batch = trace::current();
     let (mut readable, mut poison) = (Vec::with_capacity(deliveries.len()), Vec::new());
     for delivery in deliveries {
+        let mut span = MessageSpan::process(QUEUE, &delivery, Some(&batch));
         match read(&delivery) {
-            Ok(sms) => {
+            Ok(mut sms) => {
                 let age = now - sms.envelope.submitted_at;
                 // The clocks of A and B may differ by more than the queue takes.
                 metrics::QUEUE_AGE.observe(age.as_seconds_f64().max(0.0));
-                readable.push(Readable { delivery, sms });
+                // What is done with the row follows from this.
+                sms.trace = span.context().unwrap_or(sms.trace);
+                readable.push(Readable {
+                    delivery,
+                    sms,
+                    span,
+                });
             }
-            Err(reason) => poison.push(Poison { delivery, reason }),
+            Err(reason) => {
+                span.fail(reason.label());
+                poison.push(Poison { delivery, reason });
+            }
         }
     }
     (readable, poison)

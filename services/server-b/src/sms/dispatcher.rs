@@ -15,7 +15,7 @@ use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::metrics;
 use super::provider::{Accepted, Provider, SendError};
@@ -116,27 +116,21 @@ impl Dispatcher {
         if self.shutdown.is_cancelled() {
             return put_back(&claimed);
         }
-        let span = tracing::info_span!(
-            "send SMS",
-            otel.kind = "client",
-            message_id = %claimed.sms.message_id,
-            provider = self.provider.name()
-        );
-        let trace = TraceContext {
-            traceparent: claimed.traceparent.clone(),
-            tracestate: claimed.tracestate.clone(),
-        };
-        trace.set_parent_of(&span);
         let took = metrics::DISPATCH_DURATION
             .with_label_values(&[self.provider.name()])
             .start_timer();
-        let hand_over = self.provider.send(&claimed.sms).instrument(span);
+        let span = hand_over_span(&claimed, self.provider.name());
+        let hand_over = self.provider.send(&claimed.sms).instrument(span.clone());
         let answer = tokio::time::timeout(SEND_TIMEOUT, hand_over)
             .await
             .unwrap_or(Err(SendError::Retryable {
                 code: "provider_timeout",
             }));
         drop(took);
+        if let Err(SendError::Retryable { code } | SendError::Permanent { code }) = &answer {
+            span.record("error.type", code);
+            span.record("otel.status_code", "ERROR");
+        }
         outcome_of(&claimed, self.provider.name(), answer)
     }
 
@@ -173,6 +167,25 @@ impl Dispatcher {
             () = tokio::time::sleep(pause.unwrap_or_default()) => {}
         }
     }
+}
+
+/// In the trace of the SMS. Disabled for one that has none: nobody would look for it.
+fn hand_over_span(claimed: &ClaimedSms, provider: &'static str) -> Span {
+    let trace = TraceContext::received(claimed.traceparent.clone(), claimed.tracestate.clone());
+    if trace.traceparent.is_none() {
+        return Span::none();
+    }
+    let span = tracing::error_span!(
+        "send SMS",
+        otel.kind = "client",
+        otel.status_code = tracing::field::Empty,
+        error.type = tracing::field::Empty,
+        messaging.message.id = %claimed.sms.message_id,
+        sms.provider = provider,
+        sms.attempt = claimed.attempts,
+    );
+    trace.set_parent_of(&span);
+    span
 }
 
 /// Counts the rows that the claim rejected, and returns the others.

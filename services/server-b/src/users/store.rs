@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use garde::Validate;
+use service_runtime::database::statement_span;
 use service_runtime::trace::TraceContext;
 use sqlx::{PgConnection, PgPool};
 use tracing::{Instrument, Span};
@@ -115,6 +116,7 @@ impl Users {
                 .bind(changes.is_active)
                 .bind(changes.daily_quota)
                 .fetch_optional(tx)
+                .instrument(statement_span("UPDATE", "users"))
                 .await?
                 .ok_or(UserError::NotFound(user_id))
             })
@@ -129,6 +131,7 @@ impl Users {
                 let done = sqlx::query("DELETE FROM users WHERE user_id = $1")
                     .bind(user_id)
                     .execute(tx)
+                    .instrument(statement_span("DELETE", "users"))
                     .await?;
                 match done.rows_affected() {
                     0 => Err(UserError::NotFound(user_id)),
@@ -207,6 +210,7 @@ async fn insert_user(
     .bind(user.is_active)
     .bind(user.daily_quota)
     .fetch_one(tx)
+    .instrument(statement_span("INSERT", "users"))
     .await?;
     Ok(created)
 }
@@ -239,6 +243,7 @@ async fn replace_key(
     .bind(key.prefix())
     .bind(overlap.as_secs_f64())
     .execute(tx)
+    .instrument(statement_span("INSERT", "api_keys"))
     .await?;
     Ok(())
 }

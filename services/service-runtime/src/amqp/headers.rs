@@ -16,6 +16,15 @@ pub fn header_text(delivery: &Delivery, name: &str) -> Option<String> {
     }
 }
 
+/// The same without a copy, if it is UTF-8.
+pub(super) fn header_str<'a>(delivery: &'a Delivery, name: &str) -> Option<&'a str> {
+    match delivery.properties.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str()),
+        _ => None,
+    }
+}
+
 /// A header's number, if it is one.
 #[must_use]
 pub fn header_number(delivery: &Delivery, name: &str) -> Option<i64> {

@@ -9,6 +9,7 @@ mod dead_letter;
 mod headers;
 mod metrics;
 mod publisher;
+mod spans;
 mod stream;
 mod topology;
 
@@ -17,4 +18,5 @@ pub use connector::{ConnectionState, Connector, SessionError, set_up};
 pub use dead_letter::dead_letter;
 pub use headers::{delivery_trace, event_type, header_flag, header_number, header_text};
 pub use publisher::{Confirm, Message, PublishError, Publisher};
+pub use spans::{Destination, MessageSpan, receive_span, send_span};
 pub use topology::{bind, declare_exchange, declare_queue};

@@ -134,6 +134,19 @@ pub enum PublishError {
     Unconfirmed,
 }
 
+impl PublishError {
+    /// The same in a word.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NotConnected => "not_connected",
+            Self::Unroutable => "returned",
+            Self::Refused => "refused",
+            Self::Unconfirmed => "unconfirmed",
+        }
+    }
+}
+
 struct Job {
     message: Message,
     reply: Reply,

@@ -1,8 +1,10 @@
 //! Private servers with all their state below one directory, which never touch a system instance.
 
+mod collector;
 mod management;
 pub mod packages;
 mod postgres;
+mod prometheus;
 mod rabbitmq;
 mod state_dir;
 
@@ -10,8 +12,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+pub use collector::{Collector, ExportedSpan};
 pub use management::Management;
 pub use postgres::{Postgres, PostgresOptions, psql};
+pub use prometheus::{Prometheus, PrometheusOptions, Target};
 pub(crate) use rabbitmq::amqp_url;
 pub use rabbitmq::{RabbitMq, RabbitMqOptions};
 pub use state_dir::{free_port, kept_port, random, random_hex, write_private};

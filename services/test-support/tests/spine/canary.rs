@@ -1,6 +1,7 @@
 //! No API key in any log line, error, trace or metric.
 
 use serde_json::json;
+use test_support::OtlpSink;
 use test_support::app::{App, Setup, Verdict};
 
 const CANARY: &str = "canary-4f1d0c8b7a6e5d4c3b2a";
@@ -9,7 +10,11 @@ const CANARY: &str = "canary-4f1d0c8b7a6e5d4c3b2a";
 fn no_api_key_appears_in_logs_errors_status_or_metrics() {
     let (setup, guards) = Setup::shared();
     // The most talkative level that an operator would run with.
-    let setup = setup.env("LOG", "debug");
+    let traces = OtlpSink::start(0).expect("a port");
+    let setup = setup
+        .env("LOG", "debug")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &traces.url())
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
     let (management, vhost) = (guards.1.management().clone(), guards.1.name().to_owned());
     let mut app = App::new(setup, Some(guards));
     app.start_all(2);
@@ -100,6 +105,14 @@ fn no_api_key_appears_in_logs_errors_status_or_metrics() {
         seen.contains("full sync"),
         "the log must be there to be searched"
     );
+    // All processes have ended, and so sent their last spans.
+    assert!(
+        traces.has("send SMS"),
+        "the traces must be there to be searched"
+    );
+    for secret in [CANARY, "14155550123", "a test"] {
+        assert!(!traces.has(secret), "{secret} in a trace");
+    }
     let leaks: Vec<&str> = seen.lines().filter(|line| line.contains(CANARY)).collect();
     assert!(leaks.is_empty(), "{leaks:#?}");
     // Nor phone numbers and texts.

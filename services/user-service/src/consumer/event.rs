@@ -2,6 +2,8 @@
 
 use lapin::message::Delivery;
 use serde::Deserialize;
+use service_runtime::amqp::{Destination, MessageSpan};
+use service_runtime::trace;
 use time::OffsetDateTime;
 use wire_contract::{DecodeError, UserCreated, decode_json};
 
@@ -19,6 +21,19 @@ const TIMESTAMP_END: f64 = 4_102_444_800.0;
 pub struct Readable {
     pub delivery: Delivery,
     pub reference: NewReference,
+    /// Ends when the row is committed, or refused.
+    pub span: MessageSpan,
+}
+
+impl Readable {
+    /// The database would not take it.
+    pub fn refused(mut self, reason: DeadReason) -> Poison {
+        self.span.fail(reason.label());
+        Poison {
+            delivery: self.delivery,
+            reason,
+        }
+    }
 }
 
 /// A delivery that can never become a row.
@@ -64,16 +79,22 @@ impl DeadReason {
     }
 }
 
-/// Reads each delivery; both results keep the order.
-pub fn sort(deliveries: Vec<Delivery>) -> (Vec<Readable>, Vec<Poison>) {
+/// Reads each delivery of a queue; both results keep the order.
+pub fn sort(queue: &str, deliveries: Vec<Delivery>) -> (Vec<Readable>, Vec<Poison>) {
+    let (from, batch) = (Destination::named(queue), trace::current());
     let (mut readable, mut poison) = (Vec::with_capacity(deliveries.len()), Vec::new());
     for delivery in deliveries {
+        let mut span = MessageSpan::process(from, &delivery, Some(&batch));
         match read(&delivery.data) {
             Ok(reference) => readable.push(Readable {
                 delivery,
                 reference,
+                span,
             }),
-            Err(reason) => poison.push(Poison { delivery, reason }),
+            Err(reason) => {
+                span.fail(reason.label());
+                poison.push(Poison { delivery, reason });
+            }
         }
     }
     (readable, poison)

@@ -16,11 +16,12 @@ use lapin::{Channel, Connection, Consumer};
 use parking_lot::RwLock;
 use service_runtime::amqp::{
     ConnectionState, Connector, Publisher, SessionError, ack_settled, close, dead_letter,
-    next_batch,
+    next_batch, receive_span,
 };
 use service_runtime::database::{self, StoreError};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use uuid::Uuid;
 
 pub use event::read;
@@ -97,7 +98,8 @@ impl UserCreatedConsumer {
                 () = self.shutdown.cancelled() => return Ok(()),
                 batch = next_batch(&mut consumer, BATCH, LINGER) => batch?,
             };
-            match self.settle(&channel, batch).await {
+            let span = receive_span(&self.names.user_created_queue, &batch);
+            match self.settle(&channel, batch).instrument(span).await {
                 Ok(()) => {}
                 // Told to stop meanwhile, so not a failure: what is not acked returns to the queue.
                 Err(error) if self.shutdown.is_cancelled() => {
@@ -115,7 +117,7 @@ impl UserCreatedConsumer {
         let redelivered = deliveries.iter().filter(|it| it.redelivered).count();
         metrics::RECEIVED.inc_by(deliveries.len() as u64);
         metrics::REDELIVERED.inc_by(redelivered as u64);
-        let (readable, mut poison) = sort(deliveries);
+        let (readable, mut poison) = sort(&self.names.user_created_queue, deliveries);
         let (stored, refused) = self.store(channel, readable).await?;
         poison.extend(refused);
         let open: Vec<u64> = poison.iter().map(|it| it.delivery.delivery_tag).collect();
@@ -144,11 +146,10 @@ impl UserCreatedConsumer {
                     open.extend([second, batch]);
                 }
                 Inserted::Refused { sqlstate } => {
-                    refused.extend(batch.into_iter().map(|it| Poison {
-                        delivery: it.delivery,
-                        reason: DeadReason::Refused {
+                    refused.extend(batch.into_iter().map(|it| {
+                        it.refused(DeadReason::Refused {
                             sqlstate: sqlstate.clone(),
-                        },
+                        })
                     }));
                 }
             }

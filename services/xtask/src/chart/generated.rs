@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::values::Values;
 use super::{CHART, Checks, KUBERNETES};
 use crate::cluster::tools;
+use crate::dashboards;
 use crate::process;
 
 /// Rendered folders below `k8s/`, each by the `values.yaml` in it, and the chart's folders of templates that go there.
@@ -18,17 +19,27 @@ const RENDERED: [(&str, &[&str]); 2] = [
     ("overlays/development", &["rabbitmq", "postgresql"]),
 ];
 
+/// Where dashboards and rules are, and below which folder of the chart they are copied: Helm reads no file outside of it.
+const DASHBOARDS: &str = "observability/dashboards";
+const RULES: &str = "observability/rules";
+const COPIES: &str = "files";
+
 /// Fails with the names of the files that are not what they would be made now.
 pub fn check(checks: &Checks<'_>) -> Result<()> {
-    let mut stale = Vec::new();
     let mut files = of_values(checks)?;
+    files.extend(of_observability(checks)?);
     files.extend(rendered(checks)?);
+    let mut stale = left_over(checks, &files)?;
     for (path, text) in files {
         if fs::read_to_string(&path).unwrap_or_default() != text {
-            let path = path.strip_prefix(&checks.root).unwrap_or(&path);
-            stale.push(path.display().to_string());
+            stale.push(path);
         }
     }
+    let stale = stale.iter().map(|path| {
+        let path = path.strip_prefix(&checks.root).unwrap_or(path);
+        path.display().to_string()
+    });
+    let stale: Vec<String> = stale.collect();
     ensure!(
         stale.is_empty(),
         "not what the chart gives now; run `cargo xtask chart --write`: {}",
@@ -39,12 +50,55 @@ pub fn check(checks: &Checks<'_>) -> Result<()> {
 
 /// Writes all of them, the schema first: Helm renders by it.
 pub fn write(checks: &Checks<'_>) -> Result<()> {
-    for make in [of_values, rendered] {
+    for make in [of_values, of_observability, rendered] {
         for (path, text) in make(checks)? {
             fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         }
     }
+    for path in left_over(checks, &of_observability(checks)?)? {
+        fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+    }
     Ok(())
+}
+
+/// Paths and texts of the dashboards, and of the chart's copies of dashboards and rules.
+fn of_observability(checks: &Checks<'_>) -> Result<Vec<(PathBuf, String)>> {
+    let copies = checks.root.join(CHART).join(COPIES);
+    let mut files = Vec::new();
+    for (name, text) in dashboards::files() {
+        files.push((copies.join("dashboards").join(&name), text.clone()));
+        files.push((checks.root.join(DASHBOARDS).join(name), text));
+    }
+    for entry in fs::read_dir(checks.root.join(RULES))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|it| it == "yaml") {
+            let name = path.file_name().unwrap_or_default();
+            files.push((copies.join("rules").join(name), read(&path)?));
+        }
+    }
+    Ok(files)
+}
+
+/// Files in those folders that nothing makes any more.
+fn left_over(checks: &Checks<'_>, files: &[(PathBuf, String)]) -> Result<Vec<PathBuf>> {
+    let copies = checks.root.join(CHART).join(COPIES);
+    let folders = [
+        checks.root.join(DASHBOARDS),
+        copies.join("dashboards"),
+        copies.join("rules"),
+    ];
+    let mut found = Vec::new();
+    for folder in folders {
+        for entry in
+            fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?
+        {
+            let path = entry?.path();
+            if path.is_file() && files.iter().all(|(made, _)| *made != path) {
+                found.push(path);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Paths and texts of what is made from values.yaml.

@@ -1,8 +1,9 @@
-//! `cargo xtask chart`: checks the Helm chart, the manifests below `k8s/` and the Tiltfile without a cluster, and writes
-//! what is generated from the chart.
+//! `cargo xtask chart`: checks the Helm chart, the manifests below `k8s/`, the Tiltfile, and the dashboards and rules of
+//! `observability/` without a cluster, and writes what is generated.
 
 mod generated;
 mod invariants;
+mod observability;
 mod schemas;
 mod tiltfile;
 mod values;
@@ -30,7 +31,8 @@ const HELMS: [(&str, Tool); 2] = [("Helm 3", tools::HELM3), ("Helm 4", tools::HE
 /// Options of `cargo xtask chart`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Write values.schema.json, the table of the chart's README.md, and what is rendered below k8s/
+    /// Write values.schema.json, the table of the chart's README.md, the dashboards, the chart's copies of dashboards and
+    /// rules, and what is rendered below k8s/
     #[arg(long)]
     write: bool,
 }
@@ -85,15 +87,8 @@ impl<'a> Checks<'a> {
     /// # Errors
     /// If a program that checks is not to be had, although there is a Go to build it with.
     pub fn run(&self) -> Result<Sum> {
-        println!("Checking the chart …");
+        println!("Checking the chart, dashboards and rules …");
         let mut sum = Sum::default();
-        if !tools::go_works() {
-            println!(
-                "Skipped: Go 1.26 or later is not installed, with which the programs that check the chart are built."
-            );
-            sum.skipped = 1;
-            return Ok(sum);
-        }
         let mut note = |name: &str, outcome: Result<()>| {
             match outcome {
                 Ok(()) => sum.passed += 1,
@@ -104,6 +99,15 @@ impl<'a> Checks<'a> {
             }
             self.interrupt.check()
         };
+        note("Prometheus rules", observability::rules(self))?;
+        if !tools::go_works() {
+            println!(
+                "Skipped: Go 1.26 or later is not installed, with which the programs that check the chart are built."
+            );
+            sum.skipped = 1;
+            return Ok(sum);
+        }
+        note("dashboards", observability::dashboards(self))?;
         note("generated files", generated::check(self))?;
         note("Tiltfile", tiltfile::check(self))?;
         note("helm-unittest", self.unit_tests())?;
@@ -169,12 +173,14 @@ impl<'a> Checks<'a> {
 
     /// Fails if objects are not as the API has them, or break a rule of ours.
     fn conforms(&self, manifests: &str, kubernetes: &str) -> Result<()> {
-        let schemas = schemas::ensure(kubernetes)?;
         let file = self.state.join("rendered.yaml");
         fs::write(&file, manifests)?;
-        let location = schemas.join("{{.ResourceKind}}{{.KindSuffix}}.json");
         let mut command = Command::new(self.program(tools::KUBECONFORM)?);
-        command.args(["-strict", "-schema-location"]).arg(location);
+        command.arg("-strict");
+        for schemas in [schemas::ensure(kubernetes)?, schemas::ensure_custom()?] {
+            let location = schemas.join("{{.ResourceKind}}{{.KindSuffix}}.json");
+            command.arg("-schema-location").arg(location);
+        }
         succeeds(command.arg(file))?;
         let documents: Vec<Value> = serde_saphyr::from_multiple(manifests)?;
         let documents: Vec<Value> = documents.into_iter().filter(|it| !it.is_null()).collect();

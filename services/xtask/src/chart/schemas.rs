@@ -11,26 +11,52 @@ use serde_json::{Map, Value, json};
 
 use crate::cluster::tools;
 
-/// Whose definition of `HTTPRoute` is used.
+/// Modules whose definitions of custom kinds are used.
 const GATEWAY_API: &str = "sigs.k8s.io/gateway-api@v1.4.0";
 const HTTP_ROUTE: &str = "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml";
+const PROMETHEUS_OPERATOR: &str = "github.com/prometheus-operator/prometheus-operator@v0.85.0";
+const MONITORING: [&str; 3] = [
+    "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
+    "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+    "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
+];
+/// Of the cache; changes with the modules above.
+const CUSTOM: &str = "schemas-gateway-api-1.4.0-prometheus-operator-0.85.0";
 /// Said to be a string only, there.
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 
 /// The directory with the schemas of a Kubernetes version, made on first use. A field that the API does not have is an
 /// error by them.
 pub fn ensure(version: &str) -> Result<PathBuf> {
-    let dir = tools::cache_dir()?.join(format!("schemas-{version}"));
+    made(&format!("schemas-{version}"), |into| {
+        let kubernetes = module(&format!("k8s.io/kubernetes@v{version}"))?;
+        write_kinds(&kubernetes.join("api/openapi-spec/swagger.json"), into)
+    })
+}
+
+/// The directory with those of custom kinds.
+pub fn ensure_custom() -> Result<PathBuf> {
+    made(CUSTOM, |into| {
+        write_custom_kind(&module(GATEWAY_API)?.join(HTTP_ROUTE), into)?;
+        let operator = module(PROMETHEUS_OPERATOR)?;
+        for definition in MONITORING {
+            write_custom_kind(&operator.join(definition), into)?;
+        }
+        Ok(())
+    })
+}
+
+/// A directory of the cache, which is made unless it is there.
+fn made(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let dir = tools::cache_dir()?.join(name);
     let _entry = tools::lock_entry(&dir)?;
     if dir.exists() {
         return Ok(dir);
     }
-    println!("Making the schemas of Kubernetes {version}, once …");
+    println!("Making {name} of Kubernetes' objects, once …");
     let partial = tools::partial(&dir);
     fs::create_dir_all(&partial).with_context(|| format!("creating {}", partial.display()))?;
-    let kubernetes = module(&format!("k8s.io/kubernetes@v{version}"))?;
-    write_kinds(&kubernetes.join("api/openapi-spec/swagger.json"), &partial)?;
-    write_custom_kind(&module(GATEWAY_API)?.join(HTTP_ROUTE), &partial)?;
+    make(&partial)?;
     fs::rename(&partial, &dir).with_context(|| format!("creating {}", dir.display()))?;
     Ok(dir)
 }

@@ -262,7 +262,8 @@ fn beside(entry: &Path, what: &str) -> PathBuf {
     name.into()
 }
 
-fn required_version<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
+/// The version of a module, as go.mod has it.
+pub fn required_version<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
     go_mod.lines().find_map(|line| {
         let mut words = line.trim_start_matches("require").split_whitespace();
         (words.next()? == module).then(|| words.next())?

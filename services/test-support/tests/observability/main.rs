@@ -1,0 +1,7 @@
+//! What watches the product: it must see all of it, and must not hurt it. Run by `cargo xtask test`.
+
+mod collector_down;
+mod expressions;
+mod prometheus;
+mod settings;
+mod stack;

@@ -1,0 +1,140 @@
+//! Dashboards and rules on what real processes expose.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::ensure;
+use test_support::app::DEADLINE;
+use test_support::eventually;
+
+use crate::expressions::{self, Named, has_data};
+use crate::stack::Stack;
+
+/// The oldest change has waited for half a minute then.
+const LONG: Duration = Duration::from_mins(2);
+/// Of kube-state-metrics, which only a cluster has; the rules' unit tests fill them.
+const OF_A_CLUSTER: &str = "kube_job_";
+/// Fire at once, by what [`Stack::poison`] and [`Stack::drift`] do.
+const FIRED: [&str; 4] = [
+    "IdentityAuthEventsDeadLettered",
+    "IdentityDigestMismatch",
+    "IdentityDrift",
+    "IdentitySmsDeadLettered",
+];
+/// Fire once it has lasted for minutes; until then they are pending.
+const WITHOUT_BROKER: [&str; 5] = [
+    "IdentityBrokerDisconnected",
+    "IdentityNoReplicaReady",
+    "IdentityNotReady",
+    "IdentityOutboxOld",
+    "IdentitySendsFailingFastBurn",
+];
+const WITHOUT_B: [&str; 3] = [
+    "IdentityNoRelayLeader",
+    "IdentityReplicaUnproven",
+    "IdentityTargetDown",
+];
+
+#[test]
+fn every_panel_and_rule_has_data_under_load_and_alerts_tell_what_is_done_to_the_stack() {
+    let mut stack = Stack::start();
+    stack.full_sync();
+    let expressions = [
+        expressions::of_panels(),
+        expressions::of_rules(&stack.prometheus, "recording"),
+        expressions::of_rules(&stack.prometheus, "alerting"),
+    ]
+    .concat();
+    assert!(expressions.len() > 100, "{} expressions", expressions.len());
+    has_metrics(&stack, &expressions);
+    have_data(&mut stack, &expressions);
+    // Recording rules have recorded, under their own names.
+    for (name, _) in expressions::of_rules(&stack.prometheus, "recording") {
+        let recorded = has_data(&stack.prometheus, &name).expect("Prometheus answers");
+        assert!(recorded, "{name} was not recorded");
+    }
+    assert_eq!(alerts(&stack, "firing"), BTreeSet::new());
+
+    stack.late_change();
+    eventually(DEADLINE, "the alert of late changes", || {
+        stack.load();
+        contains(&alerts(&stack, "pending"), &["IdentityChangesLateFastBurn"])
+    });
+    stack.poison();
+    stack.drift();
+    eventually(DEADLINE, "alerts of what was done", || {
+        stack.load();
+        let firing = alerts(&stack, "firing");
+        let expected: BTreeSet<String> = FIRED.map(str::to_owned).into();
+        ensure!(firing == expected, "{firing:?}");
+        Ok(())
+    });
+    stack.lose_broker();
+    eventually(LONG, "alerts of a broker that is away", || {
+        stack.try_load();
+        contains(&alerts(&stack, "pending"), &WITHOUT_BROKER)
+    });
+    stack.app.kill_b();
+    eventually(DEADLINE, "alerts of a server B that is away", || {
+        contains(&alerts(&stack, "pending"), &WITHOUT_B)
+    });
+}
+
+fn contains(alerts: &BTreeSet<String>, expected: &[&str]) -> anyhow::Result<()> {
+    let missing: Vec<&&str> = (expected.iter())
+        .filter(|it| !alerts.contains(**it))
+        .collect();
+    ensure!(missing.is_empty(), "{missing:?} are missing: {alerts:?}");
+    Ok(())
+}
+
+/// Every name that is asked for is one that a process exposes.
+fn has_metrics(stack: &Stack, expressions: &[Named]) {
+    let text = stack.metrics();
+    let exposed = expressions::exposed(&text);
+    let unknown: BTreeSet<&str> = expressions
+        .iter()
+        .flat_map(|(_, expression)| expressions::metrics(expression))
+        .filter(|metric| !exposed.contains(metric))
+        .collect();
+    assert_eq!(unknown, BTreeSet::new(), "no process exposes these");
+}
+
+/// Goes on with the load until every expression has a value.
+fn have_data(stack: &mut Stack, expressions: &[Named]) {
+    let mut left: Vec<&Named> = expressions
+        .iter()
+        .filter(|(_, expression)| !expression.contains(OF_A_CLUSTER))
+        .collect();
+    eventually(DEADLINE, "data for every expression", || {
+        stack.load();
+        let mut without = Vec::new();
+        for named in &left {
+            if !has_data(&stack.prometheus, &named.1)? {
+                without.push(*named);
+            }
+        }
+        left = without;
+        let told: Vec<String> = left
+            .iter()
+            .map(|(name, it)| format!("{name}: {it}"))
+            .collect();
+        ensure!(
+            left.is_empty(),
+            "nothing for {}\n{}",
+            left.len(),
+            told.join("\n")
+        );
+        Ok(())
+    });
+}
+
+/// The names of the alerts in a state: `pending` or `firing`.
+fn alerts(stack: &Stack, state: &str) -> BTreeSet<String> {
+    let alerts = stack.prometheus.get("alerts").expect("Prometheus answers");
+    let alerts = alerts["alerts"].as_array().cloned().unwrap_or_default();
+    let named = alerts.iter().filter(|alert| alert["state"] == state);
+    named
+        .filter_map(|alert| alert["labels"]["alertname"].as_str().map(str::to_owned))
+        .collect()
+}

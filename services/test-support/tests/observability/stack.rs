@@ -1,0 +1,202 @@
+//! One server B, two replicas of server A and user-service, watched by a Prometheus.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use test_support::app::{App, DEADLINE, Node, Setup, TestUser, Verdict};
+use test_support::children::Signal;
+use test_support::servers::{Management, Prometheus, PrometheusOptions, Target};
+use test_support::{ServiceCommand, TestDatabase, TestServers, eventually};
+
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+const POISON: &[u8] = b"{";
+
+pub struct Stack {
+    pub app: App,
+    pub user_service: Node,
+    pub prometheus: Prometheus,
+    user: TestUser,
+    management: Management,
+    vhost: String,
+    rounds: u64,
+    _user_service_database: TestDatabase,
+    _dir: tempfile::TempDir,
+}
+
+impl Stack {
+    /// Waits until all are ready and Prometheus has scraped them.
+    pub fn start() -> Self {
+        let (setup, guards) = Setup::shared();
+        let (management, vhost) = (guards.1.management().clone(), guards.1.name().to_owned());
+        let rabbitmq_url = guards.1.url().to_owned();
+        // Nobody listens there: spans are made, and their export fails.
+        let setup = setup
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+            .env("AUDIT_INTERVAL_SECONDS", "2")
+            .env("FAIL_CLOSED_AFTER_SECONDS", "5");
+        let mut app = App::new(setup, Some(guards));
+        app.start_all(2);
+        let database = TestServers::shared().fresh_database();
+        let user_service = user_service(&rabbitmq_url, database.url());
+        eventually(DEADLINE, "user-service to be ready", || {
+            user_service.ready(app.http())
+        });
+        let user = app.create_user("alice");
+        app.everywhere(&user.key, Verdict::Accepted);
+
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let prometheus = watch(dir.path(), &app, &user_service);
+        eventually(DEADLINE, "all four to be scraped", || {
+            let up = prometheus.query("sum(up)")?;
+            anyhow::ensure!(up[0]["value"][1] == "4", "{up}");
+            Ok(())
+        });
+        Self {
+            app,
+            user_service,
+            prometheus,
+            user,
+            management,
+            vhost,
+            rounds: 0,
+            _user_service_database: database,
+            _dir: dir,
+        }
+    }
+
+    /// A bit of everything that clients and operators do, good and bad.
+    pub fn load(&mut self) {
+        self.rounds += 1;
+        for replica in &self.app.replicas {
+            let answer = self.app.send(replica, &self.user.key).expect("A answers");
+            assert_eq!(answer.status, 202, "{}", answer.text);
+            assert_eq!(self.app.verdict(replica, "isk_wrong"), Verdict::Unknown);
+        }
+        let other = format!("bob-{}", self.rounds);
+        let _ = self.app.create_user(&other);
+        // A revocation.
+        let _ = self.app.sql(&format!(
+            "UPDATE users SET is_active = false WHERE username = '{other}'"
+        ));
+        self.user_created(
+            &json!({
+                "event_type": "UserCreated", "user_id": self.rounds, "username": other,
+                "email": "bob@example.com", "timestamp": 1_234_567_890.123
+            })
+            .to_string(),
+        );
+    }
+
+    /// A full sync, to its end.
+    pub fn full_sync(&self) {
+        let (good, output) = self.app.cli(&["full-sync"]);
+        assert!(good, "{output}");
+    }
+
+    /// Messages that nobody can take, on each queue.
+    pub fn poison(&self) {
+        let publish = |exchange: &str, key: &str, event: &str| {
+            let properties = json!({"type": event});
+            self.management
+                .publish(&self.vhost, exchange, key, &properties, POISON)
+                .expect("the broker takes it");
+        };
+        publish("config_events_exchange", "", "user.updated");
+        publish("", "sms_outbound_queue", "sms.submitted");
+        publish("auth_events_exchange", "user.created", "");
+    }
+
+    /// A change behind the triggers.
+    pub fn drift(&self) {
+        let _ = self.app.sql(
+            "BEGIN;
+             ALTER TABLE users DISABLE TRIGGER USER;
+             UPDATE users SET daily_quota = daily_quota + 1 WHERE username = 'alice';
+             DO $$ DECLARE one record; BEGIN
+                 FOR one IN SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgrelid = 'users'::regclass
+                 LOOP EXECUTE format('ALTER TABLE users ENABLE ALWAYS TRIGGER %I', one.tgname); END LOOP;
+             END $$;
+             COMMIT",
+        );
+    }
+
+    /// A change that one replica applies more than a second after its commit.
+    pub fn late_change(&self) {
+        let replica = &self.app.replicas[1].process;
+        replica.signal(Signal::STOP).expect("a signal can be sent");
+        let _ = self.app.create_user("late");
+        let committed = Instant::now();
+        eventually(DEADLINE, "a second to pass", || {
+            committed.elapsed() > Duration::from_millis(1_200)
+        });
+        replica.signal(Signal::CONT).expect("a signal can be sent");
+    }
+
+    /// Takes the virtual host away, with all connections; changes are made all the same.
+    pub fn lose_broker(&self) {
+        let lost = self.management.delete_vhost(&self.vhost);
+        lost.expect("the broker does so");
+        let _ = self.app.create_user("unpublished");
+    }
+
+    /// Sends that may be refused.
+    pub fn try_load(&self) {
+        for replica in &self.app.replicas {
+            let answer = self.app.send(replica, &self.user.key).expect("A answers");
+            assert!([202, 503].contains(&answer.status), "{}", answer.text);
+        }
+    }
+
+    /// The text of `/metrics` of all processes.
+    pub fn metrics(&self) -> String {
+        let nodes = self.app.nodes().chain([&self.user_service]);
+        nodes.map(|node| node.metrics(self.app.http())).collect()
+    }
+
+    fn user_created(&self, body: &str) {
+        let routed = self.management.publish(
+            &self.vhost,
+            "auth_events_exchange",
+            "user.created",
+            &json!({}),
+            body.as_bytes(),
+        );
+        assert!(routed.expect("the broker takes it"), "not routed");
+    }
+}
+
+fn user_service(rabbitmq_url: &str, database_url: &str) -> Node {
+    Node::start(
+        ServiceCommand::new("user-service")
+            .arg("serve")
+            .env("LOG_FORMAT", "json")
+            .env("LISTEN", "127.0.0.1:0")
+            .env("ADMIN_LISTEN", "127.0.0.1:0")
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+            .env("RABBITMQ_URL", rabbitmq_url)
+            .env("DATABASE_URL", database_url),
+    )
+}
+
+fn watch(dir: &Path, app: &App, user_service: &Node) -> Prometheus {
+    let target = |job: &str, pod: String, node: &Node| Target {
+        job: job.to_owned(),
+        pod,
+        admin_url: node.admin_url.clone(),
+    };
+    let b = app.server_b.as_ref().expect("server B runs");
+    let mut targets = vec![
+        target("server-b", "b".to_owned(), b),
+        target("user-service", "users".to_owned(), user_service),
+    ];
+    for (number, replica) in app.replicas.iter().enumerate() {
+        targets.push(target("server-a", format!("a-{number}"), replica));
+    }
+    let options = PrometheusOptions {
+        interval_seconds: 1,
+        rules: Path::new(REPOSITORY).join("observability/rules"),
+        targets,
+    };
+    Prometheus::start(dir, &options).expect("Prometheus starts")
+}
