@@ -14,7 +14,7 @@
       "server-b" (dict
         "configure" (concat (list "server-b.") $config $sms)
         "write" (list "amq.default" "config_events_exchange")
-        "read" (list "server-b." "config_snapshot_requests" "config_replica_reports" "sms_outbound_queue"))
+        "read" (concat (list "server-b." "config_snapshot_requests" "config_replica_reports") $sms))
       "user-service" (dict
         "configure" $created
         "write" (list "amq.default" $values.userCreatedQueue)

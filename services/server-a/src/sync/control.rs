@@ -63,7 +63,8 @@ impl Control {
             |channel| {
                 async move {
                     declare_queue(&channel, &specs::snapshot_requests()).await?;
-                    declare_queue(&channel, &specs::replica_reports()).await
+                    declare_queue(&channel, &specs::replica_reports()).await?;
+                    Ok(())
                 }
                 .boxed()
             },

@@ -1,5 +1,6 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 not understood.
 
+mod dead_letters;
 mod full_sync;
 mod import;
 mod progress;
@@ -48,6 +49,9 @@ enum Command {
     /// Show every live replica of server A: its position, and whether its cache is proven equal to the database
     #[command(after_help = replicas::EXAMPLES)]
     Replicas(replicas::ReplicasArgs),
+    /// Look through the SMS that could not be stored, put them back into the queue, or delete them
+    #[command(subcommand, after_help = dead_letters::EXAMPLES)]
+    DeadLetters(dead_letters::DeadLettersCommand),
     /// Manage users in the database; replicas learn of it like of any other change
     #[command(subcommand, after_help = users::EXAMPLES)]
     Users(users::UsersCommand),
@@ -131,6 +135,7 @@ impl Cli {
             }
             Command::Replicas(args) => replicas::run(args).await,
             Command::FullSync(args) => full_sync::run(args).await,
+            Command::DeadLetters(command) => dead_letters::run(command).await,
             Command::Users(command) => {
                 // Changes made here begin their traces here.
                 let span = tracing::error_span!(

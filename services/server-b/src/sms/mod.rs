@@ -7,6 +7,7 @@
 //! server Bs take due rows from the table.
 
 pub mod consumer;
+pub mod dead_letters;
 pub mod dispatcher;
 pub mod provider;
 

@@ -27,8 +27,8 @@ pub async fn declare_exchange(channel: &Channel, spec: &ExchangeSpec) -> anyhow:
         .with_context(|| format!("cannot declare exchange {}", spec.name))
 }
 
-/// Declares a queue with its arguments.
-pub async fn declare_queue(channel: &Channel, spec: &QueueSpec) -> anyhow::Result<()> {
+/// Declares a queue with its arguments; returns how many messages wait in it.
+pub async fn declare_queue(channel: &Channel, spec: &QueueSpec) -> anyhow::Result<u32> {
     let options = QueueDeclareOptions {
         durable: spec.durable,
         exclusive: spec.exclusive,
@@ -45,11 +45,11 @@ pub async fn declare_queue(channel: &Channel, spec: &QueueSpec) -> anyhow::Resul
         };
         arguments.insert((*name).into(), value);
     }
-    channel
+    let queue = channel
         .queue_declare(spec.name.as_str().into(), options, arguments)
         .await
         .with_context(|| format!("cannot declare queue {}", spec.name))?;
-    Ok(())
+    Ok(queue.message_count())
 }
 
 /// Binds a queue to an exchange.

@@ -6,6 +6,7 @@ mod common;
 
 mod cache_sync;
 mod canary;
+mod dead_letters;
 mod lag;
 mod malformed;
 mod metrics;
