@@ -96,6 +96,9 @@ impl NewUser {
     pub const DAILY_QUOTA: i32 = 1000;
 }
 
+/// Versions, one of which a user must have to be changed; `None` for any.
+pub type IfVersion = Option<Vec<i64>>;
+
 /// What to change of a user; `None` stays as it is.
 #[derive(Debug, Clone, Default, Validate)]
 pub struct UserChanges {
@@ -127,6 +130,12 @@ pub enum UserError {
     /// A key stands for one user only, and for one thing at a time.
     #[error("api_key is in use already")]
     ApiKeyTaken,
+    /// It has another version than the change was meant for.
+    #[error("the user has changed: it is at version {version} now; read it again")]
+    Changed {
+        /// The version that it has.
+        version: i64,
+    },
     /// It never was, or was deleted.
     #[error("there is no user {0}")]
     NotFound(UserId),

@@ -36,6 +36,7 @@ impl From<UserError> for ApiError {
             UserError::Invalid { field, message } => Problem::invalid_field(field, message),
             UserError::UsernameTaken => conflict("username_taken", "username", &error),
             UserError::ApiKeyTaken => conflict("api_key_taken", "api_key", &error),
+            UserError::Changed { .. } => changed(&error),
             UserError::NotFound(_) => not_found("user_not_found", error.to_string()),
             UserError::Database(error) => database::problem(error),
             UserError::Aborted(_) => Problem::internal(&error.into()),
@@ -52,6 +53,12 @@ impl From<sqlx::Error> for ApiError {
 /// 404.
 pub fn not_found(code: &'static str, detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, code, detail)
+}
+
+/// 412 (RFC 9110, 15.5.13).
+fn changed(error: &UserError) -> Problem {
+    let code = "version_changed";
+    Problem::new(StatusCode::PRECONDITION_FAILED, code, error.to_string())
 }
 
 fn conflict(code: &'static str, field: &'static str, error: &UserError) -> Problem {

@@ -3,6 +3,7 @@
 
 mod auth;
 mod error;
+mod etag;
 mod full_syncs;
 mod json;
 mod replicas;

@@ -6,12 +6,14 @@ use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, StatusCode, header};
+use axum::response::IntoResponse;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use service_runtime::problem::Problem;
 use wire_contract::UserId;
 
 use super::error::{ApiError, not_found};
+use super::etag::{IfMatch, etag};
 use super::json::{JsonBody, present};
 use crate::keys::{KeyRing, NewKey};
 use crate::users::{CreatedUser, MAX_PAGE, NewUser, User, UserChanges, UserPage, Users};
@@ -67,6 +69,9 @@ pub struct RotatedKey {
     version: i64,
 }
 
+/// An answer with the version of its user.
+type Tagged<T> = ([(HeaderName, String); 1], Json<T>);
+
 type UserIdPath = Result<Path<UserId>, PathRejection>;
 
 pub async fn list(
@@ -93,7 +98,7 @@ pub async fn create(
     State(users): State<Users>,
     State(keys): State<KeyRing>,
     JsonBody(body): JsonBody<CreateUser>,
-) -> Result<(StatusCode, [(HeaderName, String); 1], Json<CreatedUser>), ApiError> {
+) -> Result<impl IntoResponse + use<>, ApiError> {
     let api_key = given_or_generated(body.api_key)?;
     let new = NewUser {
         username: body.username,
@@ -102,36 +107,43 @@ pub async fn create(
         api_key: api_key.clone(),
     };
     let user = users.create(&keys, new).await?;
-    let location = [(
-        header::LOCATION,
-        format!("/admin/v1/users/{}", user.user_id),
-    )];
+    let tag = etag(&user);
+    let location = [(header::LOCATION, format!("/admin/v1/users/{}", user.user_id))];
     let created = CreatedUser::new(user, &api_key);
-    Ok((StatusCode::CREATED, location, Json(created)))
+    Ok((StatusCode::CREATED, location, tag, Json(created)))
 }
 
-pub async fn get(State(users): State<Users>, user_id: UserIdPath) -> Result<Json<User>, ApiError> {
-    Ok(Json(users.get(existing(&user_id)?).await?))
+pub async fn get(
+    State(users): State<Users>,
+    user_id: UserIdPath,
+) -> Result<Tagged<User>, ApiError> {
+    let user = users.get(existing(&user_id)?).await?;
+    Ok((etag(&user), Json(user)))
 }
 
 pub async fn update(
     State(users): State<Users>,
     user_id: UserIdPath,
+    IfMatch(if_version): IfMatch,
     JsonBody(body): JsonBody<PatchUser>,
-) -> Result<Json<User>, ApiError> {
+) -> Result<Tagged<User>, ApiError> {
     let changes = UserChanges {
         username: body.username,
         is_active: body.is_active,
         daily_quota: body.daily_quota,
     };
-    Ok(Json(users.update(existing(&user_id)?, changes).await?))
+    let user = users
+        .update(existing(&user_id)?, changes, if_version)
+        .await?;
+    Ok((etag(&user), Json(user)))
 }
 
 pub async fn delete(
     State(users): State<Users>,
     user_id: UserIdPath,
+    IfMatch(if_version): IfMatch,
 ) -> Result<StatusCode, ApiError> {
-    users.delete(existing(&user_id)?).await?;
+    users.delete(existing(&user_id)?, if_version).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -139,20 +151,28 @@ pub async fn rotate_key(
     State(users): State<Users>,
     State(keys): State<KeyRing>,
     user_id: UserIdPath,
+    IfMatch(if_version): IfMatch,
     JsonBody(body): JsonBody<RotateKey>,
-) -> Result<Json<RotatedKey>, ApiError> {
+) -> Result<Tagged<RotatedKey>, ApiError> {
     let api_key = given_or_generated(body.api_key)?;
     let overlap = body
         .overlap_seconds
         .map(|seconds| Duration::from_secs(seconds.into()));
     let user = users
-        .rotate_key(&keys, existing(&user_id)?, api_key.clone(), overlap)
+        .rotate_key(
+            &keys,
+            existing(&user_id)?,
+            api_key.clone(),
+            overlap,
+            if_version,
+        )
         .await?;
-    Ok(Json(RotatedKey {
+    let rotated = RotatedKey {
         user_id: user.user_id,
         api_key: api_key.expose().to_owned(),
         version: user.version,
-    }))
+    };
+    Ok((etag(&user), Json(rotated)))
 }
 
 fn given_or_generated(key: Option<SecretString>) -> Result<NewKey, ApiError> {

@@ -218,14 +218,14 @@ async fn update(args: UpdateArgs) -> anyhow::Result<()> {
         is_active: args.changes.active,
         daily_quota: args.changes.daily_quota,
     };
-    let user = users.update(args.user_id, changes).await?;
+    let user = users.update(args.user_id, changes, None).await?;
     println!("{}", table(&[user]));
     args.wait.wait(&pool).await
 }
 
 async fn delete(args: DeleteArgs) -> anyhow::Result<()> {
     let pool = connect_migrated(&args.database).await?;
-    Users::new(pool.clone()).delete(args.user_id).await?;
+    Users::new(pool.clone()).delete(args.user_id, None).await?;
     println!("user {} deleted", args.user_id);
     args.wait.wait(&pool).await
 }
@@ -238,7 +238,7 @@ async fn rotate_key(args: RotateKeyArgs) -> anyhow::Result<()> {
     let users = Users::new(pool.clone());
     let overlap = args.overlap_seconds.map(Duration::from_secs);
     let user = users
-        .rotate_key(&keys, args.user_id, api_key.clone(), overlap)
+        .rotate_key(&keys, args.user_id, api_key.clone(), overlap, None)
         .await?;
     eprintln!(
         "API key of user {} ({}), shown only now:",

@@ -10,7 +10,7 @@ use sqlx::{PgConnection, PgPool};
 use tracing::{Instrument, Span};
 use wire_contract::UserId;
 
-use super::{MAX_OVERLAP, MAX_PAGE, NewUser, User, UserChanges, UserError, UserPage};
+use super::{IfVersion, MAX_OVERLAP, MAX_PAGE, NewUser, User, UserChanges, UserError, UserPage};
 use crate::keys::{KeyRing, NewKey};
 
 /// A statement about users followed by the columns of [`User`], and what comes after them.
@@ -100,11 +100,17 @@ impl Users {
     }
 
     /// Changes what `changes` names, and returns the user as it is then.
-    pub async fn update(&self, user_id: UserId, changes: UserChanges) -> Result<User, UserError> {
+    pub async fn update(
+        &self,
+        user_id: UserId,
+        changes: UserChanges,
+        if_version: IfVersion,
+    ) -> Result<User, UserError> {
         changes.validate()?;
         in_transaction(&self.pool, move |tx| {
             Box::pin(async move {
-                sqlx::query_as(user_sql!(
+                lock(tx, user_id, if_version).await?;
+                let updated = sqlx::query_as(user_sql!(
                     "UPDATE users
                      SET username = coalesce($2, username), is_active = coalesce($3, is_active),
                          daily_quota = coalesce($4, daily_quota)
@@ -115,28 +121,26 @@ impl Users {
                 .bind(changes.username)
                 .bind(changes.is_active)
                 .bind(changes.daily_quota)
-                .fetch_optional(tx)
+                .fetch_one(tx)
                 .instrument(statement_span("UPDATE", "users"))
-                .await?
-                .ok_or(UserError::NotFound(user_id))
+                .await?;
+                Ok(updated)
             })
         })
         .await
     }
 
     /// Deletes a user and its keys.
-    pub async fn delete(&self, user_id: UserId) -> Result<(), UserError> {
+    pub async fn delete(&self, user_id: UserId, if_version: IfVersion) -> Result<(), UserError> {
         in_transaction(&self.pool, move |tx| {
             Box::pin(async move {
-                let done = sqlx::query("DELETE FROM users WHERE user_id = $1")
+                lock(tx, user_id, if_version).await?;
+                sqlx::query("DELETE FROM users WHERE user_id = $1")
                     .bind(user_id)
                     .execute(tx)
                     .instrument(statement_span("DELETE", "users"))
                     .await?;
-                match done.rows_affected() {
-                    0 => Err(UserError::NotFound(user_id)),
-                    _ => Ok(()),
-                }
+                Ok(())
             })
         })
         .await
@@ -150,6 +154,7 @@ impl Users {
         user_id: UserId,
         key: NewKey,
         overlap: Option<Duration>,
+        if_version: IfVersion,
     ) -> Result<User, UserError> {
         let overlap = overlap.unwrap_or_default();
         if overlap > MAX_OVERLAP {
@@ -162,17 +167,30 @@ impl Users {
         in_transaction(&self.pool, move |tx| {
             Box::pin(async move {
                 // Two rotations at once take turns here.
-                sqlx::query("SELECT FROM users WHERE user_id = $1 FOR UPDATE")
-                    .bind(user_id)
-                    .fetch_optional(&mut *tx)
-                    .await?
-                    .ok_or(UserError::NotFound(user_id))?;
+                lock(tx, user_id, if_version).await?;
                 replace_key(tx, user_id, &key, sealed, overlap).await?;
                 let rotated = sqlx::query_as(user_sql!("SELECT", "FROM users WHERE user_id = $1"));
                 Ok(rotated.bind(user_id).fetch_one(tx).await?)
             })
         })
         .await
+    }
+}
+
+/// Holds the user's row until the transaction ends, if it is there and has one of the versions.
+async fn lock(
+    tx: &mut PgConnection,
+    user_id: UserId,
+    if_version: IfVersion,
+) -> Result<(), UserError> {
+    let version: i64 = sqlx::query_scalar("SELECT version FROM users WHERE user_id = $1 FOR UPDATE")
+        .bind(user_id)
+        .fetch_optional(tx)
+        .await?
+        .ok_or(UserError::NotFound(user_id))?;
+    match if_version {
+        Some(wanted) if !wanted.contains(&version) => Err(UserError::Changed { version }),
+        _ => Ok(()),
     }
 }
 
