@@ -4,9 +4,9 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
 use serde_json::Value;
+use server_b::MIGRATOR;
 use server_b::api::{AdminTokenArgs, ApiState, router};
 use server_b::keys::{ApiKeyMode, KeyArgs, KeyRing};
-use server_b::MIGRATOR;
 use service_runtime::config::DatabaseArgs;
 use service_runtime::database;
 use test_support::{TestDatabase, TestServers};
@@ -66,7 +66,12 @@ impl Api {
             request = request.header(header::IF_MATCH, if_match);
         }
         let request = request.body(Body::from(body.to_owned())).expect("valid");
-        let response = self.router.clone().oneshot(request).await.expect("infallible");
+        let response = self
+            .router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("infallible");
         let (parts, body) = response.into_parts();
         let tag = parts.headers.get(header::ETAG);
         let body = to_bytes(body, 1 << 20).await.expect("a short body");
@@ -81,7 +86,9 @@ impl Api {
 #[tokio::test]
 async fn a_change_meant_for_another_version_is_refused_and_changes_nothing() {
     let api = Api::start().await;
-    let created = api.call("POST", USERS, "", r#"{"username": "alice"}"#).await;
+    let created = api
+        .call("POST", USERS, "", r#"{"username": "alice"}"#)
+        .await;
     assert_eq!(created.status, StatusCode::CREATED, "{}", created.body);
     let first = created.tag;
     assert_eq!(first, format!("\"{}\"", created.body["version"]));
@@ -102,7 +109,10 @@ async fn a_change_meant_for_another_version_is_refused_and_changes_nothing() {
         assert_eq!(late.body["code"], "version_changed", "{method}");
     }
     let read = api.call("GET", &alice, "", "").await;
-    assert_eq!((read.tag.as_str(), &read.body["daily_quota"]), (changed.tag.as_str(), &Value::from(7)));
+    assert_eq!(
+        (read.tag.as_str(), &read.body["daily_quota"]),
+        (changed.tag.as_str(), &Value::from(7))
+    );
 
     let rotate = format!("{alice}/rotate-key");
     let rotated = api.call("POST", &rotate, &read.tag, "{}").await;

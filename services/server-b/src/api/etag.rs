@@ -27,9 +27,12 @@ impl<S: Sync> FromRequestParts<S> for IfMatch {
             match text.trim() {
                 // Any user that is there, as without the header.
                 "*" => {}
-                list => versions
-                    .get_or_insert_with(Vec::new)
-                    .extend(tags(list).collect::<Result<Vec<_>, _>>()?.into_iter().flatten()),
+                list => versions.get_or_insert_with(Vec::new).extend(
+                    tags(list)
+                        .collect::<Result<Vec<_>, _>>()?
+                        .into_iter()
+                        .flatten(),
+                ),
             }
         }
         Ok(Self(versions))
@@ -40,7 +43,9 @@ impl<S: Sync> FromRequestParts<S> for IfMatch {
 fn tags(list: &str) -> impl Iterator<Item = Result<Option<i64>, Problem>> {
     list.split(',').map(|tag| {
         let opaque = tag.trim().strip_prefix("W/").unwrap_or(tag.trim());
-        let quoted = opaque.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        let quoted = opaque
+            .strip_prefix('"')
+            .and_then(|rest| rest.strip_suffix('"'));
         let quoted = quoted.ok_or_else(unreadable)?;
         let weak = tag.trim().starts_with("W/");
         Ok(quoted.parse().ok().filter(|_| !weak))
@@ -79,7 +84,10 @@ mod tests {
     #[tokio::test]
     async fn each_tag_of_a_list_is_a_version() {
         assert_eq!(parsed(&[r#""17""#]).await, Some(Some(vec![17])));
-        assert_eq!(parsed(&[r#""17", "18""#, r#""19""#]).await, Some(Some(vec![17, 18, 19])));
+        assert_eq!(
+            parsed(&[r#""17", "18""#, r#""19""#]).await,
+            Some(Some(vec![17, 18, 19]))
+        );
     }
 
     #[tokio::test]

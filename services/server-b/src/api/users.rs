@@ -108,7 +108,10 @@ pub async fn create(
     };
     let user = users.create(&keys, new).await?;
     let tag = etag(&user);
-    let location = [(header::LOCATION, format!("/admin/v1/users/{}", user.user_id))];
+    let location = [(
+        header::LOCATION,
+        format!("/admin/v1/users/{}", user.user_id),
+    )];
     let created = CreatedUser::new(user, &api_key);
     Ok((StatusCode::CREATED, location, tag, Json(created)))
 }

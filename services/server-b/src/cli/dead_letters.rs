@@ -146,7 +146,9 @@ async fn settle(args: &ChosenArgs, fate: Fate, done: &str) -> anyhow::Result<()>
 }
 
 fn no_letter(message_id: &str) -> anyhow::Error {
-    anyhow::anyhow!("no dead letter has the message_id {message_id}; `dead-letters list` shows them")
+    anyhow::anyhow!(
+        "no dead letter has the message_id {message_id}; `dead-letters list` shows them"
+    )
 }
 
 /// What a list tells of a letter.
@@ -196,9 +198,13 @@ impl From<&DeadLetter> for Shown {
 
 fn table(letters: &[Listed]) -> Table {
     let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_header(["MESSAGE_ID", "TYPE", "DEAD_SINCE", "BYTES", "REASON"]);
+    table.load_preset(presets::NOTHING).set_header([
+        "MESSAGE_ID",
+        "TYPE",
+        "DEAD_SINCE",
+        "BYTES",
+        "REASON",
+    ]);
     for letter in letters {
         table.add_row([
             letter.message_id.clone(),

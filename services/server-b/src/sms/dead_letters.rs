@@ -104,7 +104,13 @@ impl DeadQueue {
         let properties = (delivery.properties.clone()).with_headers(letter.original_headers());
         let confirmation = self
             .channel
-            .basic_publish("".into(), source.into(), mandatory, &delivery.data, properties)
+            .basic_publish(
+                "".into(),
+                source.into(),
+                mandatory,
+                &delivery.data,
+                properties,
+            )
             .await?
             .await?;
         ensure!(
@@ -161,7 +167,7 @@ impl DeadLetter {
     /// Those that are texts, numbers or flags.
     pub fn headers(&self) -> Value {
         let headers = self.0.properties.headers().iter();
-        let entries = headers.flat_map(|headers| headers.inner());
+        let entries = headers.flat_map(FieldTable::inner);
         let readable = entries.filter_map(|(name, value)| {
             let value = match value {
                 AMQPValue::LongString(text) => Value::from(text.to_string()),
@@ -180,7 +186,7 @@ impl DeadLetter {
     fn original_headers(&self) -> FieldTable {
         let mut headers = FieldTable::default();
         let entries = self.0.properties.headers().iter();
-        for (name, value) in entries.flat_map(|headers| headers.inner()) {
+        for (name, value) in entries.flat_map(FieldTable::inner) {
             let added = [HEADER_DEAD_REASON, HEADER_DEAD_SOURCE, HEADER_DEATHS];
             if !added.contains(&name.as_str()) {
                 headers.insert(name.clone(), value.clone());

@@ -7,10 +7,10 @@
 //! server Bs take due rows from the table.
 
 pub mod consumer;
-pub mod dead_letters;
 pub mod dispatcher;
 pub mod provider;
 
+pub(crate) mod dead_letters;
 mod delivery;
 pub(crate) mod metrics;
 mod store;

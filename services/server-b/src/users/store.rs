@@ -183,11 +183,12 @@ async fn lock(
     user_id: UserId,
     if_version: IfVersion,
 ) -> Result<(), UserError> {
-    let version: i64 = sqlx::query_scalar("SELECT version FROM users WHERE user_id = $1 FOR UPDATE")
-        .bind(user_id)
-        .fetch_optional(tx)
-        .await?
-        .ok_or(UserError::NotFound(user_id))?;
+    let version: i64 =
+        sqlx::query_scalar("SELECT version FROM users WHERE user_id = $1 FOR UPDATE")
+            .bind(user_id)
+            .fetch_optional(tx)
+            .await?
+            .ok_or(UserError::NotFound(user_id))?;
     match if_version {
         Some(wanted) if !wanted.contains(&version) => Err(UserError::Changed { version }),
         _ => Ok(()),

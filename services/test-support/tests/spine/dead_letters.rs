@@ -33,7 +33,13 @@ fn dead_letters_are_listed_without_their_content_shown_whole_and_purged_one_by_o
     for id in [FIRST, SECOND] {
         let properties = json!({"type": "sms.submitted", "message_id": id});
         management
-            .publish(&vhost, "", "sms_outbound_queue", &properties, GARBAGE.as_bytes())
+            .publish(
+                &vhost,
+                "",
+                "sms_outbound_queue",
+                &properties,
+                GARBAGE.as_bytes(),
+            )
             .expect("the broker takes it");
     }
 
@@ -43,7 +49,10 @@ fn dead_letters_are_listed_without_their_content_shown_whole_and_purged_one_by_o
         assert_eq!(letter["message_id"], id);
         assert_eq!(letter["type"], "sms.submitted");
         assert!(letter["dead_since"].is_string(), "{letter}");
-        assert!(letter["reason"].as_str().is_some_and(|it| !it.is_empty()), "{letter}");
+        assert!(
+            letter["reason"].as_str().is_some_and(|it| !it.is_empty()),
+            "{letter}"
+        );
     }
 
     let (shown, text) = dead_letters(&app, &["show", SECOND]);
@@ -59,7 +68,10 @@ fn dead_letters_are_listed_without_their_content_shown_whole_and_purged_one_by_o
     assert_eq!(left[0]["message_id"], SECOND);
 
     let (purged, text) = dead_letters(&app, &["purge", FIRST]);
-    assert!(!purged && text.contains(&format!("no dead letter has the message_id {FIRST}")), "{text}");
+    assert!(
+        !purged && text.contains(&format!("no dead letter has the message_id {FIRST}")),
+        "{text}"
+    );
     let (purged, text) = dead_letters(&app, &["purge"]);
     assert!(!purged && text.contains("--all"), "{text}");
     let (purged, text) = dead_letters(&app, &["purge", "--all"]);
@@ -81,10 +93,19 @@ fn a_requeued_dead_letter_is_stored_once_what_it_was_refused_for_is_mended() {
         .send(app.http(), &user.key, &body)
         .expect("A answers");
     assert_eq!(answer.status, 202, "{}", answer.text);
-    let message_id = answer.body["message_id"].as_str().expect("an id").to_owned();
+    let message_id = answer.body["message_id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
     let garbage = json!({"type": "sms.submitted", "message_id": FIRST});
     management
-        .publish(&vhost, "", "sms_outbound_queue", &garbage, GARBAGE.as_bytes())
+        .publish(
+            &vhost,
+            "",
+            "sms_outbound_queue",
+            &garbage,
+            GARBAGE.as_bytes(),
+        )
         .expect("the broker takes it");
     let _ = listed(&app, 2);
 
@@ -92,7 +113,12 @@ fn a_requeued_dead_letter_is_stored_once_what_it_was_refused_for_is_mended() {
     let (requeued, text) = dead_letters(&app, &["requeue", "--all"]);
     assert!(requeued && text.contains("2 requeued"), "{text}");
     let (letters, _) = listed(&app, 2);
-    assert!(letters.iter().any(|it| it["message_id"] == message_id.as_str()), "{letters:?}");
+    assert!(
+        letters
+            .iter()
+            .any(|it| it["message_id"] == message_id.as_str()),
+        "{letters:?}"
+    );
 
     let _ = app.sql("ALTER TABLE sms_messages DROP CONSTRAINT fault");
     let (requeued, text) = dead_letters(&app, &["requeue", &message_id]);
