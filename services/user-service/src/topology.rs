@@ -71,5 +71,6 @@ pub async fn declare_dead(channel: &Channel, names: &QueueArgs) -> anyhow::Resul
         channel,
         &specs::quorum(&names.user_created_dead_queue, vec![]),
     )
-    .await
+    .await?;
+    Ok(())
 }

@@ -29,7 +29,11 @@ fn dead_letters_are_listed_without_their_content_shown_whole_and_purged_one_by_o
     let (management, vhost) = (guards.1.management().clone(), guards.1.name().to_owned());
     let mut app = App::new(setup, Some(guards));
     app.start_b();
-    app.wait_ready();
+    eventually(DEADLINE, "server B's queue", || {
+        let queue = management.queue(&vhost, "sms_outbound_queue")?;
+        anyhow::ensure!(queue.is_some(), "not declared yet");
+        Ok(())
+    });
     for id in [FIRST, SECOND] {
         let properties = json!({"type": "sms.submitted", "message_id": id});
         management
