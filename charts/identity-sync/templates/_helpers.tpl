@@ -151,9 +151,25 @@ env:
   value: {{ .Values.log.level | quote }}
 - name: LOG_FORMAT
   value: {{ .Values.log.format }}
-{{- with .Values.tracing.otlpEndpoint }}
+{{- include "identity-sync.tracingEnv" . }}
+{{- end }}
+
+{{/* Where traces go and which, if anywhere: the root. */}}
+{{- define "identity-sync.tracingEnv" -}}
+{{- if .Values.tracing.otlpEndpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
-  value: {{ . | quote }}
+  value: {{ .Values.tracing.otlpEndpoint | quote }}
+- name: OTEL_EXPORTER_OTLP_PROTOCOL
+  value: {{ .Values.tracing.protocol }}
+- name: OTEL_TRACES_SAMPLER
+  value: {{ .Values.tracing.sampler }}
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ .Values.tracing.ratio | quote }}
+- name: OTEL_POD_NAME
+  valueFrom:
+    fieldRef: {fieldPath: metadata.name}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: k8s.namespace.name={{ .Release.Namespace }},k8s.pod.name=$(OTEL_POD_NAME),service.namespace={{ .Release.Name }}
 {{- end }}
 {{- end }}
 

@@ -48,7 +48,7 @@ spec:
 
 {{- define "identity-sync.egressOtlp" -}}
 {{- with .Values.tracing.otlpEndpoint }}
-{{- $port := get (urlParse .) "host" | regexFind ":[0-9]+$" | trimPrefix ":" | default "80" }}
+{{- $port := get (urlParse .) "host" | regexFind ":[0-9]+$" | trimPrefix ":" | default (ternary "443" "80" (hasPrefix "https:" .)) }}
 {{ include "identity-sync.egressTo" (dict "to" $.Values.networkPolicy.otlpTo "ports" (list $port)) }}
 {{- end }}
 {{- end }}

@@ -22,10 +22,7 @@
   value: {{ include "identity-sync.name" (dict "root" . "component" "resync") }}
 - name: TIMEOUT_SECONDS
   value: {{ .Values.resync.timeoutSeconds | int64 | quote }}
-{{- with .Values.tracing.otlpEndpoint }}
-- name: OTEL_EXPORTER_OTLP_ENDPOINT
-  value: {{ . | quote }}
-{{- end }}
+{{- include "identity-sync.tracingEnv" . }}
 {{- end }}
 
 {{/* The one secret that the Job and `helm test` need: the root. */}}

@@ -20,7 +20,6 @@ fn no_api_key_appears_in_logs_errors_status_or_metrics() {
     app.start_all(2);
     let mut seen = String::new();
 
-    let key = |number: u32| format!("{CANARY}-{number}");
     let created = app
         .admin(
             "POST",
@@ -34,28 +33,7 @@ fn no_api_key_appears_in_logs_errors_status_or_metrics() {
     let sent = app.send(&app.replicas[0], &key(1)).expect("A answers");
     assert_eq!(sent.status, 202, "{}", sent.text);
 
-    // Mistakes: what comes back must not repeat the key either.
-    for (path, body) in [
-        ("/users", json!({"username": "bob", "api_key": key(1)})),
-        (
-            "/users",
-            json!({"username": "bob", "api_key": format!("{CANARY} with space")}),
-        ),
-        ("/users", json!({"username": "bob", "api_key": [CANARY]})),
-        ("/users", json!({"username": "bob", "api_kye": CANARY})),
-    ] {
-        let answer = app.admin("POST", path, Some(&body)).expect("B answers");
-        assert!(answer.status >= 400, "{}", answer.text);
-        seen += &answer.text;
-    }
-    seen += &app.send(&app.replicas[0], &key(9)).expect("A answers").text;
-    let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    let csv = format!("username,api_key\ncarol,{}\ndave,{CANARY} bad\n", key(2));
-    std::fs::write(file.path(), csv).expect("the CSV file is written");
-    seen += &app
-        .cli(&["users", "import", &file.path().display().to_string()])
-        .1;
-    seen += &app.cli(&["users", "list"]).1;
+    seen += &mistakes(&app);
 
     let rotated = app
         .admin(
@@ -117,4 +95,35 @@ fn no_api_key_appears_in_logs_errors_status_or_metrics() {
     assert!(leaks.is_empty(), "{leaks:#?}");
     // Nor phone numbers and texts.
     assert!(!seen.contains("14155550123") && !seen.contains("a test"));
+}
+
+fn key(number: u32) -> String {
+    format!("{CANARY}-{number}")
+}
+
+/// What comes back must not repeat the key either.
+fn mistakes(app: &App) -> String {
+    let mut seen = String::new();
+    for (path, body) in [
+        ("/users", json!({"username": "bob", "api_key": key(1)})),
+        (
+            "/users",
+            json!({"username": "bob", "api_key": format!("{CANARY} with space")}),
+        ),
+        ("/users", json!({"username": "bob", "api_key": [CANARY]})),
+        ("/users", json!({"username": "bob", "api_kye": CANARY})),
+    ] {
+        let answer = app.admin("POST", path, Some(&body)).expect("B answers");
+        assert!(answer.status >= 400, "{}", answer.text);
+        seen += &answer.text;
+    }
+    seen += &app.send(&app.replicas[0], &key(9)).expect("A answers").text;
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let csv = format!("username,api_key\ncarol,{}\ndave,{CANARY} bad\n", key(2));
+    std::fs::write(file.path(), csv).expect("the CSV file is written");
+    seen += &app
+        .cli(&["users", "import", &file.path().display().to_string()])
+        .1;
+    seen += &app.cli(&["users", "list"]).1;
+    seen
 }
