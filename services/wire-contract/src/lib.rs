@@ -34,6 +34,9 @@ pub use names::{
 pub use replica::{
     ReplicaProbe, ReplicaReport, SnapshotCause, SnapshotCredit, SnapshotRequest, SyncProgress,
 };
-pub use sms::{Admission, Encoding, SmsEnvelope, SmsUsage, UsageEntry};
+pub use sms::{
+    Admission, Encoding, SmsEnvelope, SmsPage, SmsRecord, SmsStatus, SmsTransition, SmsUsage,
+    UnknownSmsStatus, UsageEntry, idempotent_message_id,
+};
 pub use topology::{Argument, ExchangeKind, ExchangeSpec, QueueSpec, specs};
 pub use user::{Position, PreviousKey, UserId, UserRecord};

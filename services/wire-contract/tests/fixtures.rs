@@ -9,10 +9,11 @@ use time::macros::datetime;
 use uuid::Uuid;
 use wire_contract::{
     Admission, ApiKey, Bookmark, ConfigEvent, DIGEST_VERSION, Encoding, KeyDigest, Position,
-    PreviousKey, ProbeAnswer, ReplicaProbe, ReplicaReport, SmsEnvelope, SmsUsage, SnapshotCause,
-    SnapshotChunk, SnapshotCompleted, SnapshotCredit, SnapshotRequest, SnapshotStarted,
-    SyncCompleted, SyncProgress, SyncStarted, UsageEntry, UserCreated, UserDeleted, UserRecord,
-    UserSetDigest, UserUpdated, encode_json,
+    PreviousKey, ProbeAnswer, ReplicaProbe, ReplicaReport, SmsEnvelope, SmsPage, SmsRecord,
+    SmsStatus, SmsTransition, SmsUsage, SnapshotCause, SnapshotChunk, SnapshotCompleted,
+    SnapshotCredit, SnapshotRequest, SnapshotStarted, SyncCompleted, SyncProgress, SyncStarted,
+    UsageEntry, UserCreated, UserDeleted, UserRecord, UserSetDigest, UserUpdated, decode_json,
+    encode_json, idempotent_message_id,
 };
 
 const ID: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001);
@@ -223,8 +224,13 @@ fn sms_and_auth_messages_are_pinned() {
                 sequence: 42,
                 cache_age_ms: 3,
             },
+            expires_at: Some(datetime!(2026-01-02 04:04:05 UTC)),
+            client_reference: Some("order 17".to_owned()),
+            key_digest: Some(KeyDigest::of("isk_example")),
+            request_hash: Some("5f1d7a84db00d2fce00b31a7fc73224f".to_owned()),
         },
     );
+    pinned("sms.page", &page());
     pinned(
         "sms.usage",
         &SmsUsage {
@@ -245,6 +251,67 @@ fn sms_and_auth_messages_are_pinned() {
             timestamp: 1_234_567_890.123,
         },
     );
+}
+
+fn page() -> SmsPage {
+    let submitted_at = datetime!(2026-01-02 03:04:05 UTC);
+    SmsPage {
+        items: vec![SmsRecord {
+            message_id: ID,
+            status: SmsStatus::Rejected,
+            to: "+14155550123".to_owned(),
+            from: None,
+            encoding: Encoding::Ucs2,
+            segments: 2,
+            client_reference: None,
+            submitted_at,
+            expires_at: datetime!(2026-01-03 03:04:05 UTC),
+            error_code: Some("quota_exceeded".to_owned()),
+            idempotency_conflicts: 1,
+            history: vec![
+                SmsTransition {
+                    status: SmsStatus::Queued,
+                    at: submitted_at,
+                    error_code: None,
+                },
+                SmsTransition {
+                    status: SmsStatus::Rejected,
+                    at: datetime!(2026-01-02 03:04:06 UTC),
+                    error_code: Some("quota_exceeded".to_owned()),
+                },
+            ],
+        }],
+        next_cursor: None,
+    }
+}
+
+#[test]
+fn an_sms_of_an_older_server_a_has_none_of_the_later_fields() {
+    let body = br#"{"user_id":7,"message_id":"01900000-0000-7000-8000-000000000001","to":"+14155550123","from":null,
+        "body":"text","encoding":"gsm7","segments":1,"submitted_at":"2026-01-02T03:04:05Z",
+        "admission":{"epoch":1,"sequence":42,"cache_age_ms":3}}"#;
+    let envelope: SmsEnvelope = decode_json("sms.submitted", body).expect("decodes");
+    assert_eq!(envelope.expires_at, None);
+    assert_eq!(envelope.request_hash, None);
+}
+
+#[test]
+fn a_message_id_follows_from_user_and_idempotency_key_alone() {
+    let id = idempotent_message_id(7, "order 17");
+    // Pinned: other replicas, and later versions, must derive the same.
+    assert_eq!(id.to_string(), "8e46733b-4dd0-8966-8ff7-8d665c23c62b");
+    assert_eq!(id.get_version_num(), 8);
+    assert_ne!(id, idempotent_message_id(8, "order 17"));
+    assert_ne!(id, idempotent_message_id(7, "order 18"));
+}
+
+#[test]
+fn every_status_is_read_as_it_is_written() {
+    for status in SmsStatus::ALL {
+        assert_eq!(status.as_str().parse(), Ok(status));
+        assert_eq!(serde_json::to_value(status).expect("JSON"), status.as_str());
+    }
+    assert!("lost".parse::<SmsStatus>().is_err());
 }
 
 #[test]

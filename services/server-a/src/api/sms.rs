@@ -115,6 +115,10 @@ impl Sms {
             segments: self.segments,
             submitted_at: OffsetDateTime::now_utc(),
             admission: client.admission,
+            expires_at: None,
+            client_reference: None,
+            key_digest: None,
+            request_hash: None,
         }
     }
 }

@@ -96,7 +96,8 @@ fn a_change_is_one_trace_from_the_admin_s_request_to_every_replica() {
         "{answered}"
     );
 
-    let (ok, said) = app.cli(&["users", "update", "alice", "--daily-quota", "7"]);
+    let user_id = created.body["user_id"].to_string();
+    let (ok, said) = app.cli(&["users", "update", &user_id, "--daily-quota", "7"]);
     assert!(ok, "{said}");
     Spans::eventually(&collector, "the command's change", |spans| {
         let commands = spans.named("server-b users update", INTERNAL);
