@@ -366,6 +366,7 @@ fn to_outbox_row(change: &Change) -> OutboxRow {
         tracestate: None,
         occurred_at: OffsetDateTime::UNIX_EPOCH,
         committed_at: OffsetDateTime::UNIX_EPOCH,
+        superseded_traces: vec![],
     }
 }
 

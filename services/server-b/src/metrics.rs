@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use parking_lot::RwLock;
-use prometheus::{IntGaugeVec, register_int_gauge_vec};
+use prometheus::{IntCounterVec, IntGaugeVec, register_int_counter_vec, register_int_gauge_vec};
 use sqlx::PgPool;
 
 use crate::relay::RelayStatus;
 use crate::{audit, full_sync, relay, replicas, sms, snapshot};
 
-/// A scrape must not wait for a database that is down.
+/// Each: a scrape must not wait long for a database that is down.
 const MEASURE_WITHIN: Duration = Duration::from_secs(1);
 
 static REPLICAS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
@@ -23,8 +23,20 @@ static REPLICAS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
+static NOT_MEASURED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "identity_measurements_failed_total",
+        "Scrapes at which gauges that are read from the database kept their former value",
+        &["of"]
+    )
+    .expect("registered once")
+});
+
 /// Makes the series known from the start: an increase from nothing is not seen by a rate.
 pub fn register() {
+    for of in ["outbox", "replicas", "sms"] {
+        NOT_MEASURED.with_label_values(&[of]);
+    }
     relay::metrics::register();
     audit::register_metrics();
     full_sync::metrics::register();
@@ -32,19 +44,22 @@ pub fn register() {
     sms::metrics::register();
 }
 
-/// Brings the gauges up to date. What cannot be read stays as it was.
+/// Brings the gauges up to date. What cannot be read stays as it was, and is counted.
 pub async fn on_scrape(pool: &PgPool, relay: &RwLock<RelayStatus>) {
     relay::metrics::LEADER.set(i64::from(relay.read().leader));
     // One after the other: a scrape must not take several connections from requests.
-    let read = async {
-        relay::metrics::read_outbox(pool).await?;
-        read_replicas(pool).await?;
-        sms::metrics::read_backlog(pool).await
-    };
-    let read = tokio::time::timeout(MEASURE_WITHIN, read);
-    let read = read.await.context("the database does not answer");
+    measure("outbox", relay::metrics::read_outbox(pool)).await;
+    measure("replicas", read_replicas(pool)).await;
+    measure("sms", sms::metrics::read_backlog(pool)).await;
+}
+
+/// Each with its own time: one that takes long must not cost the others theirs.
+async fn measure(of: &'static str, read: impl Future<Output = anyhow::Result<()>>) {
+    let read = tokio::time::timeout(MEASURE_WITHIN, read).await;
+    let read = read.context("the database does not answer in time");
     if let Err(error) = read.and_then(|read| read) {
-        tracing::warn!(error = format!("{error:#}"), "sizes not measured");
+        NOT_MEASURED.with_label_values(&[of]).inc();
+        tracing::warn!(of, error = format!("{error:#}"), "sizes not measured");
     }
 }
 

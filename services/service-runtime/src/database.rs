@@ -7,10 +7,11 @@ use anyhow::Context;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
+use sqlx::error::DatabaseError;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
+use tracing::{Instrument, Span};
 
 use crate::config::DatabaseArgs;
 use crate::metrics;
@@ -175,9 +176,7 @@ pub enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let sqlstate = error
-            .as_database_error()
-            .and_then(sqlx::error::DatabaseError::code);
+        let sqlstate = error.as_database_error().and_then(DatabaseError::code);
         match sqlstate {
             Some(code) if is_content_fault(&code) => Self::Content {
                 sqlstate: code.into_owned(),
@@ -235,9 +234,39 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
     }
 }
 
-/// A span around a statement that matters in a trace. Disabled outside of one, where nobody would look for it.
-#[must_use]
-pub fn statement_span(operation: &'static str, table: &'static str) -> Span {
+/// For statements that matter in a trace.
+pub trait Traced<T>: Future<Output = sqlx::Result<T>> + Sized {
+    /// Runs the statement within a span of its own, which tells if it failed. Outside of a trace there is none, since nobody
+    /// would look for it.
+    fn traced(
+        self,
+        operation: &'static str,
+        table: &'static str,
+    ) -> impl Future<Output = sqlx::Result<T>> {
+        let span = statement_span(operation, table);
+        async move {
+            let result = self.instrument(span.clone()).await;
+            if let Err(error) = &result {
+                fail(&span, error);
+            }
+            result
+        }
+    }
+}
+
+impl<T, F: Future<Output = sqlx::Result<T>>> Traced<T> for F {}
+
+fn fail(span: &Span, error: &sqlx::Error) {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    if let Some(code) = &code {
+        span.record("db.response.status_code", code.as_ref());
+    }
+    // The word that the semantic conventions have for what has no code.
+    span.record("error.type", code.as_deref().unwrap_or("_OTHER"));
+    span.record("otel.status_code", "ERROR");
+}
+
+fn statement_span(operation: &'static str, table: &'static str) -> Span {
     if Span::current().is_none() {
         return Span::none();
     }
@@ -248,6 +277,9 @@ pub fn statement_span(operation: &'static str, table: &'static str) -> Span {
         db.system.name = "postgresql",
         db.operation.name = operation,
         db.collection.name = table,
+        db.response.status_code = tracing::field::Empty,
+        error.type = tracing::field::Empty,
+        otel.status_code = tracing::field::Empty,
     )
 }
 

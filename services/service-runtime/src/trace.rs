@@ -2,11 +2,13 @@
 
 use std::sync::OnceLock;
 
-use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
-use opentelemetry::trace::{SpanContext, TraceContextExt};
+use opentelemetry::trace::{Link, SpanContext, SpanKind, TraceContextExt, TraceId};
+use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::SdkTracer;
+use opentelemetry_sdk::trace::{
+    Sampler, SamplingDecision, SamplingResult, SdkTracer, ShouldSample,
+};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use wire_contract::{HEADER_TRACEPARENT, HEADER_TRACESTATE};
@@ -90,6 +92,31 @@ impl TraceContext {
             // Fails only for a span that is filtered out, which has no parent to set.
             let _ = span.set_parent(Context::new().with_remote_span_context(parent));
         }
+    }
+}
+
+/// Records what begins a trace if something that it links to is recorded, and otherwise as often as the sampler says. Around a
+/// batch there is a trace of its own: drawn apart from those of the messages, it would be missing for most of them.
+#[derive(Debug, Clone)]
+pub(crate) struct OrLinked(pub(crate) Sampler);
+
+impl ShouldSample for OrLinked {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace_id: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        let mut result = self
+            .0
+            .should_sample(parent, trace_id, name, kind, attributes, links);
+        if links.iter().any(|link| link.span_context.is_sampled()) {
+            result.decision = SamplingDecision::RecordAndSample;
+        }
+        result
     }
 }
 

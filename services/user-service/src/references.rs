@@ -1,10 +1,9 @@
 //! The statements on `auth_user_references`.
 
 use serde::Serialize;
-use service_runtime::database::{StoreError, statement_span};
+use service_runtime::database::{StoreError, Traced};
 use sqlx::PgPool;
 use time::OffsetDateTime;
-use tracing::Instrument;
 use utoipa::ToSchema;
 use wire_contract::UserId;
 
@@ -96,7 +95,7 @@ pub async fn insert(pool: &PgPool, batch: &[&NewReference]) -> Result<u64, Store
     .bind(columns.emails)
     .bind(columns.occurred_at)
     .execute(pool)
-    .instrument(statement_span("INSERT", "auth_user_references"))
+    .traced("INSERT", "auth_user_references")
     .await?;
     Ok(inserted.rows_affected())
 }

@@ -25,12 +25,13 @@ static REPUBLISHED: LazyLock<IntCounter> = LazyLock::new(|| {
     .expect("registered once")
 });
 static OUTBOX_ROWS: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!("identity_outbox_rows", "Rows in the outbox").expect("registered once")
+    register_int_gauge!("identity_outbox_rows", "Rows in the outbox; 100000 at most")
+        .expect("registered once")
 });
 static OUTBOX_AGE: LazyLock<prometheus::Gauge> = LazyLock::new(|| {
     prometheus::register_gauge!(
         "identity_outbox_oldest_seconds",
-        "Age of the oldest row in the outbox"
+        "For how long the oldest change in the outbox has waited, also one that a later change of its user stands for"
     )
     .expect("registered once")
 });
@@ -64,11 +65,11 @@ pub(super) fn republished(rows: usize) {
     REPUBLISHED.inc_by(count(rows));
 }
 
-/// Reads the outbox's size and age.
+/// Reads the outbox's size and age: of the oldest rows, by their index, and no more than what a look may cost.
 pub(crate) async fn read_outbox(pool: &PgPool) -> anyhow::Result<()> {
     let (rows, age): (i64, f64) = sqlx::query_as(
-        "SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(occurred_at)), 0)::float8
-         FROM outbox",
+        "SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(made)), 0)::float8
+         FROM (SELECT coalesce(waiting_since, occurred_at) AS made FROM outbox ORDER BY id LIMIT 100000) AS oldest",
     )
     .fetch_one(pool)
     .await

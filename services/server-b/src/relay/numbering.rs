@@ -76,8 +76,12 @@ pub struct OutboxRow {
     pub tracestate: Option<String>,
     /// When the statement made the change.
     pub occurred_at: OffsetDateTime,
-    /// When it was committed, or somewhat before; `occurred_at` where nothing better is known.
+    /// When the oldest change that it stands for was committed, or somewhat before: when that was made, where nothing better
+    /// is known.
     pub committed_at: OffsetDateTime,
+    /// Traces of the older changes that it stands for.
+    #[sqlx(skip)]
+    pub superseded_traces: Vec<TraceContext>,
 }
 
 impl OutboxRow {
@@ -85,6 +89,15 @@ impl OutboxRow {
     #[must_use]
     pub fn trace(&self) -> TraceContext {
         TraceContext::received(self.traceparent.clone(), self.tracestate.clone())
+    }
+
+    /// Takes over what an older change of the same user leaves: the image from before it, since when it waits, its traces.
+    fn stand_for(&mut self, older: Self) {
+        let trace = older.trace();
+        self.superseded_traces = older.superseded_traces;
+        self.superseded_traces.push(trace);
+        self.old_image = older.old_image;
+        self.committed_at = self.committed_at.min(older.committed_at);
     }
 }
 
@@ -147,8 +160,8 @@ pub fn plan(rows: Vec<OutboxRow>, mut state: RelayState) -> anyhow::Result<Batch
     let mut superseded = Vec::new();
     for mut row in rows {
         if let Some(older) = newest.remove(&row.user_id) {
-            row.old_image = older.old_image;
             superseded.push(older.id);
+            row.stand_for(older);
         }
         newest.insert(row.user_id, row);
     }
@@ -275,14 +288,13 @@ pub async fn position(connection: &mut PgConnection) -> sqlx::Result<Position> {
 /// # Errors
 /// [`Fenced`] when `term` is over.
 pub async fn number(pool: &PgPool, term: i64, limit: i64) -> anyhow::Result<Look> {
-    // A look without a lock first: an idle relay looks often and must not write. The statement's time is from before it
-    // sees anything.
-    let (any, at): (bool, OffsetDateTime) = sqlx::query_as(
-        "SELECT EXISTS (SELECT FROM outbox WHERE sequence IS NULL), statement_timestamp()",
-    )
-    .fetch_one(pool)
-    .await
-    .context("cannot look into the outbox")?;
+    // A look without a lock first: an idle relay looks often and must not write. The time is the transaction's, which is from
+    // before its snapshot; the statement's may be from after it.
+    let (any, at): (bool, OffsetDateTime) =
+        sqlx::query_as("SELECT EXISTS (SELECT FROM outbox WHERE sequence IS NULL), now()")
+            .fetch_one(pool)
+            .await
+            .context("cannot look into the outbox")?;
     let batch = if any {
         Some(number_batch(pool, term, limit).await?)
     } else {
@@ -296,7 +308,7 @@ async fn number_batch(pool: &PgPool, term: i64, limit: i64) -> anyhow::Result<Ba
     let state = lock_state(&mut transaction, term).await?;
     let rows: Vec<OutboxRow> = sqlx::query_as(
         "SELECT id, 0::bigint AS epoch, 0::bigint AS sequence, user_id, version, old_image, new_image,
-                traceparent, tracestate, occurred_at, occurred_at AS committed_at
+                traceparent, tracestate, occurred_at, coalesce(waiting_since, occurred_at) AS committed_at
          FROM outbox WHERE sequence IS NULL ORDER BY id LIMIT $1",
     )
     .bind(limit)
@@ -370,7 +382,7 @@ pub async fn numbered_by(pool: &PgPool, snapshot: &str) -> anyhow::Result<Option
 pub async fn numbered(pool: &PgPool, limit: i64) -> anyhow::Result<Vec<OutboxRow>> {
     sqlx::query_as(
         "SELECT id, epoch, sequence, user_id, version, old_image, new_image,
-                traceparent, tracestate, occurred_at, occurred_at AS committed_at
+                traceparent, tracestate, occurred_at, coalesce(waiting_since, occurred_at) AS committed_at
          FROM outbox WHERE sequence IS NOT NULL ORDER BY epoch, sequence LIMIT $1",
     )
     .bind(limit)
@@ -408,8 +420,8 @@ pub async fn set_sleeping(pool: &PgPool, sleeping: bool) -> anyhow::Result<()> {
 /// Users whose rows are coalesced at a time: seconds, however long the backlog is.
 const COALESCED_USERS: i64 = 20_000;
 
-/// Leaves one unnumbered row of each user: the newest, with the oldest's `old_image`, and its `txid`, by
-/// which a snapshot tells whether all it has seen is numbered. Of [`COALESCED_USERS`] at most; returns how many rows were
+/// Leaves one unnumbered row of each user: the newest, with the oldest's `old_image`, since when that waits, and its `txid`,
+/// by which a snapshot tells whether all it has seen is numbered. Of [`COALESCED_USERS`] at most; returns how many rows were
 /// removed.
 pub async fn coalesce(pool: &PgPool, term: i64) -> anyhow::Result<u64> {
     let mut transaction = pool.begin().await.context("cannot begin coalescing")?;
@@ -419,6 +431,7 @@ pub async fn coalesce(pool: &PgPool, term: i64) -> anyhow::Result<u64> {
              SELECT id,
                     first_value(old_image) OVER oldest AS first_image,
                     first_value(txid) OVER oldest AS first_txid,
+                    first_value(coalesce(waiting_since, occurred_at)) OVER oldest AS first_made,
                     row_number() OVER (PARTITION BY user_id ORDER BY id DESC) AS age,
                     count(*) OVER (PARTITION BY user_id) AS rows
              FROM outbox WHERE sequence IS NULL AND user_id IN (
@@ -428,7 +441,7 @@ pub async fn coalesce(pool: &PgPool, term: i64) -> anyhow::Result<u64> {
          ), removed AS (
              DELETE FROM outbox USING ranked WHERE outbox.id = ranked.id AND age > 1
          )
-         UPDATE outbox SET old_image = first_image, txid = first_txid
+         UPDATE outbox SET old_image = first_image, txid = first_txid, waiting_since = first_made
          FROM ranked WHERE outbox.id = ranked.id AND age = 1 AND rows > 1
          RETURNING rows - 1 AS removed",
     )

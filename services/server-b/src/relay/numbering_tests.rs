@@ -33,6 +33,7 @@ fn row(
         tracestate: None,
         occurred_at: OffsetDateTime::UNIX_EPOCH,
         committed_at: OffsetDateTime::UNIX_EPOCH,
+        superseded_traces: vec![],
     }
 }
 
@@ -135,14 +136,22 @@ fn a_change_was_committed_no_sooner_than_all_before_had_a_number() {
 }
 
 #[test]
-fn of_coalesced_changes_the_newest_ones_time_counts() {
+fn a_row_that_stands_for_older_changes_waits_since_the_oldest_and_keeps_their_traces() {
+    let trace = |n: u8| format!("00-0123456789abcdef0123456789abcdef-0123456789abcd{n:02x}-01");
     let mut rows = vec![
         row(1, 1, None, image(1, 1)),
         row(2, 1, image(1, 1), image(1, 2)),
+        row(3, 1, image(1, 2), image(1, 3)),
     ];
-    (rows[0].committed_at, rows[1].committed_at) = (at(10), at(20));
+    for (row, seconds) in rows.iter_mut().zip(10..) {
+        row.committed_at = at(seconds);
+        row.traceparent = Some(trace(u8::try_from(seconds).expect("few")));
+    }
     let batch = plan(rows, empty()).expect("plan");
-    assert_eq!(batch.rows[0].committed_at, at(20));
+    assert_eq!(batch.rows[0].committed_at, at(10));
+    let traces = batch.rows[0].superseded_traces.iter();
+    let traces: Vec<_> = traces.map(|it| it.traceparent.clone()).collect();
+    assert_eq!(traces, [Some(trace(10)), Some(trace(11))]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use lapin::types::AMQPValue;
 use service_runtime::amqp::{Message, MessageSpan, PublishError, send_span};
+use service_runtime::trace::TraceContext;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 use tracing::Instrument;
@@ -28,7 +29,9 @@ pub(super) async fn publish(relay: &Relay, rows: &[OutboxRow]) -> anyhow::Result
         let mut message = message(relay, row)?;
         // Plain SQL brings no trace: the change's journey begins here then, if the sampler wants it.
         let change = row.trace().span_context();
-        spans.push(MessageSpan::send(&mut message, &change, true));
+        let mut span = MessageSpan::send(&mut message, &change, true);
+        span.stands_for(row.superseded_traces.iter().map(TraceContext::span_context));
+        spans.push(span);
         messages.push(message);
     }
     let batch = send_span(CONFIG_EVENTS_EXCHANGE, &spans);

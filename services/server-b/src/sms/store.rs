@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use service_runtime::database::{StoreError, statement_span};
+use service_runtime::database::{StoreError, Traced};
 use service_runtime::trace::TraceContext;
 use sqlx::PgPool;
 use time::OffsetDateTime;
-use tracing::Instrument;
 use uuid::Uuid;
 use wire_contract::{SmsEnvelope, UserId};
 
@@ -57,7 +56,7 @@ pub async fn insert(pool: &PgPool, batch: &[&ReceivedSms]) -> Result<u64, StoreE
     .bind(column(batch, |sms| sms.trace.traceparent.as_deref()))
     .bind(column(batch, |sms| sms.trace.tracestate.as_deref()))
     .execute(pool)
-    .instrument(statement_span("INSERT", "sms_messages"))
+    .traced("INSERT", "sms_messages")
     .await?;
     Ok(inserted.rows_affected())
 }

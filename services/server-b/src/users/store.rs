@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use garde::Validate;
-use service_runtime::database::statement_span;
+use service_runtime::database::Traced;
 use service_runtime::trace::TraceContext;
 use sqlx::{PgConnection, PgPool};
 use tracing::{Instrument, Span};
@@ -122,7 +122,7 @@ impl Users {
                 .bind(changes.is_active)
                 .bind(changes.daily_quota)
                 .fetch_one(tx)
-                .instrument(statement_span("UPDATE", "users"))
+                .traced("UPDATE", "users")
                 .await?;
                 Ok(updated)
             })
@@ -138,7 +138,7 @@ impl Users {
                 sqlx::query("DELETE FROM users WHERE user_id = $1")
                     .bind(user_id)
                     .execute(tx)
-                    .instrument(statement_span("DELETE", "users"))
+                    .traced("DELETE", "users")
                     .await?;
                 Ok(())
             })
@@ -229,7 +229,7 @@ async fn insert_user(
     .bind(user.is_active)
     .bind(user.daily_quota)
     .fetch_one(tx)
-    .instrument(statement_span("INSERT", "users"))
+    .traced("INSERT", "users")
     .await?;
     Ok(created)
 }
@@ -262,7 +262,7 @@ async fn replace_key(
     .bind(key.prefix())
     .bind(overlap.as_secs_f64())
     .execute(tx)
-    .instrument(statement_span("INSERT", "api_keys"))
+    .traced("INSERT", "api_keys")
     .await?;
     Ok(())
 }

@@ -116,7 +116,8 @@ impl MessageSpan {
             attributes.push(message_id(id.to_string()));
         }
         let links = [Some(&parent), batch].into_iter().flatten();
-        let links = links.filter(|it| it.is_valid());
+        // To what is not recorded no link would lead anywhere.
+        let links = links.filter(|it| it.is_sampled());
         let builder = SpanBuilder::from_name(destination.span_name("process"))
             .with_kind(SpanKind::Consumer)
             .with_attributes(attributes)
@@ -124,6 +125,16 @@ impl MessageSpan {
         let context = Context::new().with_remote_span_context(parent);
         let span = tracer.build_with_context(builder, &context);
         Self(span.is_recording().then_some(span))
+    }
+
+    /// Says that the message stands for what was done in other traces, too.
+    pub fn stands_for(&mut self, others: impl IntoIterator<Item = SpanContext>) {
+        if let Some(span) = &mut self.0 {
+            let sampled = others.into_iter().filter(SpanContext::is_sampled);
+            sampled
+                .take(MAX_LINKS)
+                .for_each(|it| span.add_link(it, Vec::new()));
+        }
     }
 
     /// Says that it failed, and why: a word out of few.
@@ -165,6 +176,7 @@ pub fn send_span(destination: &str, messages: &[MessageSpan]) -> tracing::Span {
     link(&span, messages.map(|it| it.span_context().clone()))
 }
 
+/// Of a trace of its own, which is recorded because something that it links to is: see [`trace::OrLinked`].
 fn batch_span(operation: &'static str, destination: &str, count: usize) -> tracing::Span {
     tracing::error_span!(
         parent: None,

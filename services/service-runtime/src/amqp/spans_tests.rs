@@ -6,6 +6,7 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
 use parking_lot::Mutex;
+use tracing_subscriber::layer::SubscriberExt;
 
 use super::*;
 
@@ -48,7 +49,9 @@ fn attribute(span: &SpanData, key: &str) -> String {
 fn only_what_its_sender_recorded_is_recorded_and_it_hangs_on_the_sender() {
     let kept = Kept::default();
     let provider = SdkTracerProvider::builder()
-        .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOff)))
+        .with_sampler(Sampler::ParentBased(Box::new(trace::OrLinked(
+            Sampler::AlwaysOff,
+        ))))
         .with_simple_exporter(kept.clone())
         .build();
     let sampled = delivery(SENDER);
@@ -69,7 +72,9 @@ fn only_what_its_sender_recorded_is_recorded_and_it_hangs_on_the_sender() {
     assert!(kept.0.lock().is_empty());
 
     let sender = delivery_trace(&sampled).span_context();
-    let mut span = MessageSpan::process(EXCHANGE, &sampled, Some(&sender));
+    let not_recorded = delivery_trace(&unsampled).span_context();
+    let mut span = MessageSpan::process(EXCHANGE, &sampled, Some(&not_recorded));
+    span.stands_for([sender.clone(), not_recorded]);
     span.fail("malformed");
     drop(span);
     let spans = kept.0.lock().clone();
@@ -79,6 +84,7 @@ fn only_what_its_sender_recorded_is_recorded_and_it_hangs_on_the_sender() {
     assert_eq!(span.name, "process events:{replica}");
     assert_eq!(span.span_kind, SpanKind::Consumer);
     assert_eq!(span.parent_span_id, sender.span_id());
+    // To the sender, and to what it stands for; to nothing that is not recorded.
     assert_eq!(span.links.links.len(), 2);
     for (key, value) in [
         ("messaging.system", "rabbitmq"),
@@ -89,6 +95,19 @@ fn only_what_its_sender_recorded_is_recorded_and_it_hangs_on_the_sender() {
     ] {
         assert_eq!(attribute(span, key), value);
     }
+
+    let subscriber = tracing_subscriber::registry()
+        .with(tracing_opentelemetry::layer().with_tracer(provider.tracer("test")));
+    tracing::subscriber::with_default(subscriber, || {
+        drop(receive_span("queue", &[unsampled, sampled]).entered());
+    });
+    let batch = kept.0.lock().last().cloned().expect("a span");
+    assert_eq!(
+        batch.name, "receive queue",
+        "recorded like what it links to"
+    );
+    assert_eq!(batch.links.links.len(), 1);
+    assert_ne!(batch.span_context.trace_id(), sender.trace_id());
 
     let producer = MessageSpan::send(&mut message, &sender, false);
     let sent = producer.context().expect("recorded");

@@ -8,10 +8,13 @@ use anyhow::{Context, Result, bail, ensure};
 use axum::http::{HeaderName, Uri};
 use opentelemetry_sdk::trace::Sampler;
 
+use crate::trace::OrLinked;
+
 const SDK_DISABLED: &str = "OTEL_SDK_DISABLED";
 const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
 const SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
+const PROPAGATORS: &str = "OTEL_PROPAGATORS";
 const RESOURCE_ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
 /// For traces alone, then for all signals: the first that is set counts.
 const ENDPOINT: [&str; 2] = [
@@ -38,13 +41,22 @@ const NUMBERS: [&str; 8] = [
     "OTEL_SPAN_LINK_COUNT_LIMIT",
 ];
 /// Standard, and without effect here: whoever sets one must learn that.
-const NOT_READ: [(&str, &str); 6] = [
+const NOT_READ: [(&str, &str); 9] = [
     ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", AUTHORITIES),
     ("OTEL_EXPORTER_OTLP_CERTIFICATE", AUTHORITIES),
     ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", UNSET),
     ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", UNSET),
+    ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", UNSET),
+    ("OTEL_EXPORTER_OTLP_CLIENT_KEY", UNSET),
     ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", UNSET),
     ("OTEL_EXPORTER_OTLP_COMPRESSION", UNSET),
+    ("OTEL_BSP_EXPORT_TIMEOUT", TIMEOUT),
+];
+const TIMEOUT: &str = "set OTEL_EXPORTER_OTLP_TIMEOUT";
+/// What is done in any case: saying so is no error.
+const AS_IT_IS: [(&str, &str); 2] = [
+    ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "none"),
+    ("OTEL_EXPORTER_OTLP_COMPRESSION", "none"),
 ];
 const AUTHORITIES: &str = "name the file of authorities in SSL_CERT_FILE";
 const UNSET: &str = "unset it";
@@ -84,7 +96,18 @@ impl Settings {
             return Ok(None);
         };
         for (name, remedy) in NOT_READ {
-            ensure!(read(name).is_none(), "{name} is not supported: {remedy}");
+            let value = read(name).map(|(_, value)| value);
+            let harmless = |value: &String| AS_IT_IS.contains(&(name, value.as_str()));
+            ensure!(
+                value.as_ref().is_none_or(harmless),
+                "{name} is not supported: {remedy}"
+            );
+        }
+        if let Some((name, value)) = read(PROPAGATORS) {
+            ensure!(
+                value.split(',').any(|it| it.trim() == "tracecontext"),
+                "{name} must name tracecontext, which is what travels with messages; not `{value}`"
+            );
         }
         for (name, value) in NUMBERS.into_iter().filter_map(&read) {
             number::<u32>(name, &value)?;
@@ -183,7 +206,7 @@ fn sampler(name: Variable, argument: &Variable) -> Result<Sampler> {
 }
 
 fn parent_based(root: Sampler) -> Sampler {
-    Sampler::ParentBased(Box::new(root))
+    Sampler::ParentBased(Box::new(OrLinked(root)))
 }
 
 fn number<T: FromStr<Err: Display>>(name: &str, value: &str) -> Result<T> {

@@ -36,7 +36,10 @@ fn grpc_without_tls_and_a_parent_based_sampler_are_the_defaults() {
     let settings = wanted(&[]);
     assert_eq!(settings.protocol, Protocol::Grpc);
     assert!(!settings.tls);
-    assert_eq!(format!("{:?}", settings.sampler), "ParentBased(AlwaysOn)");
+    assert_eq!(
+        format!("{:?}", settings.sampler),
+        "ParentBased(OrLinked(AlwaysOn))"
+    );
 }
 
 #[test]
@@ -63,11 +66,11 @@ fn every_standard_sampler_is_understood() {
         ("always_on", "AlwaysOn"),
         ("always_off", "AlwaysOff"),
         ("traceidratio", "TraceIdRatioBased(0.25)"),
-        ("parentbased_always_on", "ParentBased(AlwaysOn)"),
-        ("parentbased_always_off", "ParentBased(AlwaysOff)"),
+        ("parentbased_always_on", "ParentBased(OrLinked(AlwaysOn))"),
+        ("parentbased_always_off", "ParentBased(OrLinked(AlwaysOff))"),
         (
             "parentbased_traceidratio",
-            "ParentBased(TraceIdRatioBased(0.25))",
+            "ParentBased(OrLinked(TraceIdRatioBased(0.25)))",
         ),
     ] {
         let settings = wanted(&[
@@ -99,11 +102,21 @@ fn a_value_that_is_not_understood_is_refused_by_the_name_of_its_variable() {
         ("OTEL_BSP_MAX_QUEUE_SIZE", "-1"),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_BSP_EXPORT_TIMEOUT", "1000"),
+        ("OTEL_PROPAGATORS", "b3"),
     ] {
         let ratio = ("OTEL_TRACES_SAMPLER", "traceidratio");
         let error = settings(&[(name, value), COLLECTOR, ratio]).expect_err(value);
         assert!(error.to_string().starts_with(name), "{error}");
     }
+}
+
+#[test]
+fn saying_what_is_done_anyway_is_no_error() {
+    wanted(&[
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "none"),
+        ("OTEL_PROPAGATORS", "tracecontext,baggage"),
+    ]);
 }
 
 #[test]
