@@ -146,3 +146,50 @@ async fn a_dump_put_back_under_a_leader_ends_its_term_and_the_next_begins_an_epo
     assert!(next.epoch > led.epoch, "{next:?}");
     numbering::check_history(&pool).await.expect("the same");
 }
+
+/// PostgreSQL writes the outbox row of a nested trigger before that of the statement around it.
+#[tokio::test]
+async fn a_statement_that_writes_a_user_and_its_keys_is_told_as_it_ends_coalesced_or_not() {
+    let (database, pool) = migrated().await;
+    let term = with_users(&database, &pool, 2).await;
+    let revoke = |id: i64| {
+        format!(
+            "WITH gone AS (DELETE FROM api_keys WHERE user_id = {id} RETURNING user_id)
+             UPDATE users SET daily_quota = 7 FROM gone WHERE users.user_id = gone.user_id"
+        )
+    };
+    run(&database, &revoke(1));
+    assert_eq!(number_all(&pool, term).await, HashMap::from([(1, 0)]));
+
+    run(&database, &revoke(2));
+    assert_eq!(
+        numbering::coalesce(&pool, term).await.expect("coalesced"),
+        1
+    );
+    assert_eq!(number_all(&pool, term).await, HashMap::from([(2, 0)]));
+    assert_eq!(audit(&pool).await.expect("audited"), Finding::Equal);
+}
+
+#[tokio::test]
+async fn a_coalesced_change_waits_since_the_oldest_that_it_stands_for() {
+    let (database, pool) = migrated().await;
+    let term = with_users(&database, &pool, 1).await;
+    run(&database, "UPDATE users SET is_active = false");
+    run(
+        &database,
+        "UPDATE outbox SET occurred_at = occurred_at - interval '1 hour'",
+    );
+    run(&database, "UPDATE users SET daily_quota = 7");
+    assert_eq!(
+        numbering::coalesce(&pool, term).await.expect("coalesced"),
+        1
+    );
+    run(&database, "UPDATE users SET daily_quota = 8");
+    let look = numbering::number(&pool, term, BATCH)
+        .await
+        .expect("numbered");
+    let batch = look.batch.expect("rows");
+    let row = &batch.rows[0];
+    let waited = row.occurred_at - row.committed_at;
+    assert!(waited >= time::Duration::hours(1), "{waited}");
+}

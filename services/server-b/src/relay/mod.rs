@@ -187,6 +187,10 @@ struct Term<'a> {
 
 impl Term<'_> {
     async fn lead(&mut self) -> anyhow::Result<()> {
+        // The term before may have ended because the broker takes nothing, though it is connected.
+        tokio::time::timeout(STEP_TIMEOUT, self.coalesce())
+            .await
+            .context(NO_ANSWER)??;
         loop {
             self.leadership.check().await?;
             tokio::time::timeout(STEP_TIMEOUT, self.step())
@@ -275,7 +279,7 @@ impl Term<'_> {
         }
         if !self.asleep {
             // Look once more after this is visible: a row that came in between was not notified.
-            numbering::set_sleeping(&self.relay.pool, true).await?;
+            numbering::set_sleeping(&self.relay.pool, self.number, true).await?;
             self.asleep = true;
             return Ok(());
         }
@@ -293,19 +297,23 @@ impl Term<'_> {
         self.published = None;
         if self.asleep {
             // Nobody will listen for a while: writers need not notify.
-            numbering::set_sleeping(&self.relay.pool, false).await?;
+            numbering::set_sleeping(&self.relay.pool, self.number, false).await?;
             self.asleep = false;
         }
-        let began = Instant::now();
-        if began >= self.next_coalesce {
-            let removed = numbering::coalesce(&self.relay.pool, self.number).await?;
-            if removed > 0 {
-                tracing::debug!(removed, "superseded changes removed from the outbox");
-            }
-            self.next_coalesce =
-                Instant::now() + COALESCE_EVERY.max(began.elapsed() * COALESCE_PAUSE);
+        if Instant::now() >= self.next_coalesce {
+            self.coalesce().await?;
         }
         tokio::time::sleep(SLEEPING_POLL).await;
+        Ok(())
+    }
+
+    async fn coalesce(&mut self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let removed = numbering::coalesce(&self.relay.pool, self.number).await?;
+        if removed > 0 {
+            tracing::debug!(removed, "superseded changes removed from the outbox");
+        }
+        self.next_coalesce = Instant::now() + COALESCE_EVERY.max(began.elapsed() * COALESCE_PAUSE);
         Ok(())
     }
 }

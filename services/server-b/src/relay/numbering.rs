@@ -1,7 +1,5 @@
 //! Gives outbox rows their numbers, and keeps count and digest of the users with them.
 
-use std::collections::HashMap;
-
 use anyhow::Context;
 use service_runtime::trace::TraceContext;
 use sqlx::types::Json;
@@ -56,7 +54,7 @@ pub struct RelayState {
 /// A row of the outbox.
 #[derive(Clone, sqlx::FromRow)]
 pub struct OutboxRow {
-    /// Grows in the order of the changes of one user.
+    /// Grows with each transaction of one user; within one, see [`plan`].
     pub id: i64,
     /// Epoch of the number; 0 before it has one.
     pub epoch: i64,
@@ -64,7 +62,7 @@ pub struct OutboxRow {
     pub sequence: i64,
     /// The user.
     pub user_id: i64,
-    /// Version of the change.
+    /// Version of the change: grows in the order of the changes of one user.
     pub version: i64,
     /// The user before; `None` if it was created.
     pub old_image: Option<Json<WireImage>>,
@@ -154,18 +152,20 @@ pub struct Fenced {
 }
 
 /// Decides: of each user the newest row gets a number and stands for all; count and digest follow.
-/// `rows` are in the order of their ids.
-pub fn plan(rows: Vec<OutboxRow>, mut state: RelayState) -> anyhow::Result<Batch> {
-    let mut newest: HashMap<i64, OutboxRow> = HashMap::with_capacity(rows.len());
+///
+/// Newest by version: where one statement writes both a user and its keys, a trigger that runs within another's writes its
+/// row first, so ids may be in the reverse order.
+pub fn plan(mut all: Vec<OutboxRow>, mut state: RelayState) -> anyhow::Result<Batch> {
+    all.sort_unstable_by_key(|row| (row.user_id, row.version));
     let mut superseded = Vec::new();
-    for mut row in rows {
-        if let Some(older) = newest.remove(&row.user_id) {
+    let mut rows: Vec<OutboxRow> = Vec::with_capacity(all.len());
+    for mut row in all {
+        if let Some(older) = rows.pop_if(|last| last.user_id == row.user_id) {
             superseded.push(older.id);
             row.stand_for(older);
         }
-        newest.insert(row.user_id, row);
+        rows.push(row);
     }
-    let mut rows: Vec<OutboxRow> = newest.into_values().collect();
     rows.sort_unstable_by_key(|row| row.id);
     for row in &mut rows {
         state.sequence += 1;
@@ -407,10 +407,11 @@ pub async fn delete(pool: &PgPool, rows: &[OutboxRow]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tells the trigger whether to notify.
-pub async fn set_sleeping(pool: &PgPool, sleeping: bool) -> anyhow::Result<()> {
-    sqlx::query("UPDATE relay_state SET sleeping = $1 WHERE sleeping <> $1")
+/// Tells the trigger whether to notify; what a former leader says does not count.
+pub async fn set_sleeping(pool: &PgPool, term: i64, sleeping: bool) -> anyhow::Result<()> {
+    sqlx::query("UPDATE relay_state SET sleeping = $1 WHERE sleeping <> $1 AND term = $2")
         .bind(sleeping)
+        .bind(term)
         .execute(pool)
         .await
         .context("cannot tell that the relay sleeps")?;
@@ -432,12 +433,13 @@ pub async fn coalesce(pool: &PgPool, term: i64) -> anyhow::Result<u64> {
                     first_value(old_image) OVER oldest AS first_image,
                     first_value(txid) OVER oldest AS first_txid,
                     first_value(coalesce(waiting_since, occurred_at)) OVER oldest AS first_made,
-                    row_number() OVER (PARTITION BY user_id ORDER BY id DESC) AS age,
+                    row_number() OVER (PARTITION BY user_id ORDER BY version DESC) AS age,
                     count(*) OVER (PARTITION BY user_id) AS rows
              FROM outbox WHERE sequence IS NULL AND user_id IN (
                  SELECT user_id FROM outbox WHERE sequence IS NULL GROUP BY user_id HAVING count(*) > 1
                  LIMIT $1)
-             WINDOW oldest AS (PARTITION BY user_id ORDER BY id)
+             -- Not by id: see `plan`.
+             WINDOW oldest AS (PARTITION BY user_id ORDER BY version)
          ), removed AS (
              DELETE FROM outbox USING ranked WHERE outbox.id = ranked.id AND age > 1
          )

@@ -88,6 +88,24 @@ fn of_each_user_only_the_newest_change_gets_a_number() {
 }
 
 #[test]
+fn the_newest_change_is_that_of_the_highest_version_whatever_the_ids() {
+    let mut rows = vec![
+        row(11, 1, image(1, 8), image(1, 9)),
+        row(12, 1, image(1, 6), image(1, 8)),
+    ];
+    (rows[0].version, rows[1].version) = (9, 8);
+    let batch = plan(rows, empty()).expect("plan");
+    assert_eq!(batch.superseded, [12]);
+    let kept = &batch.rows[0];
+    assert_eq!((kept.id, kept.version), (11, 9));
+    let version = |image: &Option<Json<WireImage>>| image.as_ref().map(|image| image.version);
+    assert_eq!(
+        (version(&kept.old_image), version(&kept.new_image)),
+        (Some(6), Some(9))
+    );
+}
+
+#[test]
 fn count_and_digest_follow_what_the_users_amount_to() {
     let created = plan(
         vec![row(1, 1, None, image(1, 1)), row(2, 2, None, image(2, 2))],
