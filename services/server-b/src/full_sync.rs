@@ -7,7 +7,7 @@
 
 pub(crate) mod metrics;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, BufReader, BufWriter, Seek, Write};
 use std::time::Duration;
 
@@ -25,12 +25,11 @@ use wire_contract::{
 
 use crate::audit;
 use crate::keys::KeyRing;
+use crate::lock;
 use crate::replicas;
 use crate::snapshot::read::{self, UsersRead};
 use crate::wire_image::{KeyForm, WireImage};
 
-/// Arbitrary, but the same for every server B of a database.
-const LOCK: i64 = 0x1DE7_5711_C0DE_0002;
 /// How often a request is looked for.
 const POLL: Duration = Duration::from_millis(250);
 /// Unconfirmed messages at a time.
@@ -138,7 +137,7 @@ impl FullSyncs {
         // The lock lives as long as this connection, so also no longer than this process.
         let mut lock = PgConnection::connect_with(&self.pool.connect_options()).await?;
         let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-            .bind(LOCK)
+            .bind(lock::FULL_SYNCS)
             .fetch_one(&mut lock)
             .await?;
         if !locked {
@@ -324,11 +323,9 @@ impl FullSyncs {
         pace: &mut Pace,
     ) -> anyhow::Result<()> {
         loop {
-            let slowest = replicas::slowest_in_sync(&self.pool, attempt.sync_id).await?;
+            let replicas = replicas::in_sync(&self.pool, attempt.sync_id).await?;
+            let slowest = pace.slowest(replicas, Instant::now());
             if slowest.is_none_or(|rows| rows + AHEAD >= published) {
-                return Ok(());
-            }
-            if pace.is_stuck(slowest) {
                 return Ok(());
             }
             tokio::time::sleep(PACE_POLL).await;
@@ -343,35 +340,56 @@ struct Attempt {
     started_at: OffsetDateTime,
 }
 
-/// How far the slowest replica was, and since when.
+/// How far each replica was, and since when.
 #[derive(Debug, Default)]
 struct Pace {
-    slowest: Option<(u64, Instant)>,
+    seen: HashMap<String, (u64, Instant)>,
 }
 
 impl Pace {
-    /// A replica that does not move for [`STUCK_AFTER`] no longer holds the sync up, for as long as it does not move.
-    fn is_stuck(&mut self, slowest: Option<u64>) -> bool {
-        let rows = slowest.unwrap_or(0);
-        match self.slowest {
-            Some((was, since)) if was == rows => {
-                let stuck = since.elapsed() >= STUCK_AFTER;
-                if stuck {
-                    tracing::debug!(
-                        rows,
-                        "the full sync goes on without a replica that takes nothing in"
-                    );
-                }
-                stuck
+    /// Rows that the slowest has taken in. One that does not move for [`STUCK_AFTER`] no longer holds the sync up, for as
+    /// long as it does not move; the others do.
+    fn slowest(&mut self, replicas: Vec<(String, u64)>, now: Instant) -> Option<u64> {
+        let before = std::mem::take(&mut self.seen);
+        let mut slowest = None;
+        for (instance, rows) in replicas {
+            let was = before.get(&instance).filter(|(was, _)| *was == rows);
+            let since = was.map_or(now, |(_, since)| *since);
+            if now.duration_since(since) < STUCK_AFTER {
+                slowest = Some(slowest.map_or(rows, |slowest: u64| slowest.min(rows)));
+            } else {
+                tracing::debug!(
+                    instance,
+                    rows,
+                    "the full sync goes on without a replica that takes nothing in"
+                );
             }
-            _ => {
-                self.slowest = Some((rows, Instant::now()));
-                false
-            }
+            self.seen.insert(instance, (rows, since));
         }
+        slowest
     }
 }
 
 fn to_everyone(event: &ConfigEvent) -> Message {
     Message::to_fanout(CONFIG_EVENTS_EXCHANGE, event.event_type(), event.encode())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_that_is_stuck_holds_nobody_up_and_the_others_still_set_the_pace() {
+        let mut pace = Pace::default();
+        let replicas = |stuck, slow| vec![("stuck".to_owned(), stuck), ("slow".to_owned(), slow)];
+        let began = Instant::now();
+        assert_eq!(pace.slowest(replicas(5, 10), began), Some(5));
+        let half = began + STUCK_AFTER / 2;
+        assert_eq!(pace.slowest(replicas(5, 20), half), Some(5));
+        let later = began + STUCK_AFTER;
+        assert_eq!(pace.slowest(replicas(5, 20), later), Some(20));
+        let moved = pace.slowest(replicas(6, 30), later);
+        assert_eq!(moved, Some(6), "it moves again");
+        assert_eq!(pace.slowest(vec![], later), None);
+    }
 }

@@ -11,6 +11,7 @@ pub mod audit;
 pub mod cli;
 pub mod full_sync;
 pub mod keys;
+mod lock;
 mod metrics;
 pub mod relay;
 pub mod replicas;

@@ -15,7 +15,7 @@ use serde::Serialize;
 use service_runtime::amqp::{ConnectionState, Connector, declare_queue, event_type, set_up};
 use sqlx::PgPool;
 use time::OffsetDateTime;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wire_contract::{CONFIG_REPLICA_REPORTS, Position, ReplicaReport, decode_json, specs};
@@ -24,8 +24,13 @@ use crate::relay::numbering;
 
 /// Reports in hand at a time.
 const PREFETCH: u16 = 500;
-/// Beyond a replica's lease: clocks drift and reports travel.
-const LEASE_MARGIN_MS: i64 = 5_000;
+/// Beyond a replica's lease: clocks drift, reports travel, and a link that brings none is found dead only by its heartbeats.
+/// Until then [`wait`] must not take a replica that is not heard for one that is gone.
+const LEASE_MARGIN_MS: i64 = 15_000;
+/// How often a process that hears the replicas notes so.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// Nobody noted it for so long: whether there are replicas that serve is not known.
+const DEAF_AFTER_SECS: f64 = 5.0;
 /// How often the replicas are looked at while someone waits for them.
 const WAIT_POLL: Duration = Duration::from_millis(50);
 /// Pause after the database refused a batch.
@@ -52,9 +57,17 @@ async fn session(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (channel, mut reports) = set_up(subscribe(&connection)).await?;
+    let mut note = interval(NOTE_EVERY);
+    note.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let first = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
+            _ = note.tick() => {
+                if let Err(error) = note_heard(pool).await {
+                    tracing::debug!(error = format!("{error:#}"), "not noted that replicas are heard");
+                }
+                continue;
+            }
             delivery = reports.next() => delivery.context("consumer cancelled")??,
         };
         let mut last_tag = first.delivery_tag;
@@ -151,6 +164,25 @@ async fn store(pool: &PgPool, reports: &[ReplicaReport]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whoever reports is heard.
+async fn note_heard(pool: &PgPool) -> anyhow::Result<()> {
+    sqlx::query("UPDATE replica_intake SET heard_at = now()")
+        .execute(pool)
+        .await
+        .context("cannot note that replicas are heard")?;
+    Ok(())
+}
+
+async fn is_heard(pool: &PgPool) -> anyhow::Result<bool> {
+    let heard = sqlx::query_scalar(
+        "SELECT heard_at > now() - make_interval(secs => $1) FROM replica_intake",
+    )
+    .bind(DEAF_AFTER_SECS)
+    .fetch_one(pool)
+    .await;
+    heard.context("cannot tell whether replicas are heard")
+}
+
 /// A report from the future of this database is the proof that an older state was restored.
 async fn notice_restore(pool: &PgPool, reports: &[ReplicaReport]) -> anyhow::Result<()> {
     let Some(ahead) = reports
@@ -177,20 +209,22 @@ fn clamp(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Rows of a full sync that the slowest live replica has taken in; `None` when none reports on it. A
-/// replica that began after `sync.started` does not take part.
-pub async fn slowest_in_sync(pool: &PgPool, sync_id: Uuid) -> anyhow::Result<Option<u64>> {
-    let rows: Option<i64> = sqlx::query_scalar(
-        "SELECT min(syncing_rows) FROM replicas
+/// Rows of a full sync that each live replica has taken in. One that began after `sync.started` does not take part.
+pub async fn in_sync(pool: &PgPool, sync_id: Uuid) -> anyhow::Result<Vec<(String, u64)>> {
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT instance, syncing_rows FROM replicas
          WHERE syncing_id = $1
            AND received_at > now() - make_interval(secs => (fail_closed_after_ms + $2) / 1000.0)",
     )
     .bind(sync_id)
     .bind(LEASE_MARGIN_MS)
-    .fetch_one(pool)
+    .fetch_all(pool)
     .await
     .context("cannot read how far the replicas are")?;
-    Ok(rows.map(i64::unsigned_abs))
+    let rows = rows.into_iter();
+    Ok(rows
+        .map(|(name, rows)| (name, rows.unsigned_abs()))
+        .collect())
 }
 
 /// A live replica as it last reported.
@@ -239,12 +273,14 @@ pub async fn live(pool: &PgPool) -> sqlx::Result<Vec<LiveReplica>> {
 }
 
 /// What a wait came to.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Waited {
     /// Replicas that are there.
     pub reached: Vec<String>,
-    /// Replicas that are not, when the deadline passed; all unnamed ones if no relay numbered the changes in time.
+    /// Replicas that are not, when the deadline passed.
     pub waiting: Vec<String>,
+    /// Why it is not known which replicas there are, or how far they have to come.
+    pub unknown: Option<&'static str>,
 }
 
 /// What is waited for.
@@ -273,7 +309,12 @@ pub async fn wait(pool: &PgPool, until: Until, deadline: Duration) -> anyhow::Re
             .context("cannot read the replicas")?
             .into_iter()
             .partition(|replica| target.is_some_and(|target| replica.is_at(target, until)));
-        if (target.is_some() && waiting.is_empty()) || Instant::now() >= deadline {
+        let unknown = match target {
+            None => Some("no server B has numbered the change"),
+            Some(_) if !is_heard(pool).await? => Some("no server B hears the replicas"),
+            Some(_) => None,
+        };
+        if (unknown.is_none() && waiting.is_empty()) || Instant::now() >= deadline {
             let names = |replicas: Vec<LiveReplica>| {
                 replicas
                     .into_iter()
@@ -283,6 +324,7 @@ pub async fn wait(pool: &PgPool, until: Until, deadline: Duration) -> anyhow::Re
             return Ok(Waited {
                 reached: names(reached),
                 waiting: names(waiting),
+                unknown,
             });
         }
         tokio::time::sleep(WAIT_POLL).await;

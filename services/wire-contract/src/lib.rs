@@ -32,7 +32,8 @@ pub use names::{
     USER_CREATED_DEAD, USER_CREATED_QUEUE, USER_CREATED_ROUTING_KEY, replica_queue,
 };
 pub use replica::{
-    ReplicaProbe, ReplicaReport, SnapshotCause, SnapshotCredit, SnapshotRequest, SyncProgress,
+    ReplicaPing, ReplicaProbe, ReplicaReport, SnapshotCause, SnapshotCredit, SnapshotRequest,
+    SyncProgress,
 };
 pub use sms::{
     Admission, Encoding, SmsEnvelope, SmsPage, SmsRecord, SmsStatus, SmsTransition, SmsUsage,

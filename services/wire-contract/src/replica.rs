@@ -44,6 +44,19 @@ pub struct ReplicaProbe {
     pub instance: String,
 }
 
+/// What a replica sends into its own queue by way of its other connection. When it comes out, all that was in the queue before
+/// has come out, and both connections stood when it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaPing {
+    /// Microseconds of the replica's own monotonic clock, from the begin of its subscription until it was sent.
+    pub sent_us: u64,
+}
+
+impl ReplicaPing {
+    /// Property `type` of the message.
+    pub const TYPE: &str = "replica.ping";
+}
+
 /// Lets server B send further chunks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotCredit {
@@ -80,7 +93,7 @@ pub struct ReplicaReport {
     pub syncing: Option<SyncProgress>,
     /// Last full sync that it applied to the end.
     pub last_sync_id: Option<Uuid>,
-    /// How long it serves after it last heard from the broker, in milliseconds: its lease.
+    /// How long it serves after it sent the last [`ReplicaPing`] that came back, in milliseconds: its lease.
     pub fail_closed_after_ms: u64,
     /// When it wrote this.
     #[serde(with = "time::serde::rfc3339")]

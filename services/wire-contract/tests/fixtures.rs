@@ -9,8 +9,8 @@ use time::macros::datetime;
 use uuid::Uuid;
 use wire_contract::{
     Admission, ApiKey, Bookmark, ConfigEvent, DIGEST_VERSION, Encoding, KeyDigest, Position,
-    PreviousKey, ProbeAnswer, ReplicaProbe, ReplicaReport, SmsEnvelope, SmsPage, SmsRecord,
-    SmsStatus, SmsTransition, SmsUsage, SnapshotCause, SnapshotChunk, SnapshotCompleted,
+    PreviousKey, ProbeAnswer, ReplicaPing, ReplicaProbe, ReplicaReport, SmsEnvelope, SmsPage,
+    SmsRecord, SmsStatus, SmsTransition, SmsUsage, SnapshotCause, SnapshotChunk, SnapshotCompleted,
     SnapshotCredit, SnapshotRequest, SnapshotStarted, SyncCompleted, SyncProgress, SyncStarted,
     UsageEntry, UserCreated, UserDeleted, UserRecord, UserSetDigest, UserUpdated, decode_json,
     encode_json, idempotent_message_id,
@@ -172,6 +172,7 @@ fn snapshots_are_pinned() {
 
 #[test]
 fn full_syncs_and_reports_are_pinned() {
+    pinned(ReplicaPing::TYPE, &ReplicaPing { sent_us: 1_500_000 });
     pinned("sync.started", &SyncStarted { sync_id: ID });
     pinned(
         "sync.completed",

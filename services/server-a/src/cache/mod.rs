@@ -60,7 +60,8 @@ struct Subscription {
     broken_since: Option<Instant>,
     /// When the stream was last heard: a change or a bookmark.
     heard: Instant,
-    /// When the link to the own queue was last known to stand: anything heard, or an answer of the broker on it.
+    /// By then all that had come into the own queue was taken: when the last [`wire_contract::ReplicaPing`] that came back was
+    /// sent. Not when something was last heard: what comes over a slow link, or after a pause of the process, may be old.
     link: Instant,
     /// When the digest last equalled the database's.
     proven: Option<Instant>,
@@ -121,7 +122,10 @@ impl UserCache {
             state.seen().unwrap_or_default()
         };
         let subscription = *self.shared.subscription.read();
-        let age = subscription.heard.elapsed();
+        let age = subscription
+            .heard
+            .elapsed()
+            .max(subscription.link.elapsed());
         let limits = self.shared.limits;
         let broken = subscription
             .broken_since
@@ -140,7 +144,7 @@ impl UserCache {
                 limits.max_staleness.as_secs()
             )));
         }
-        if age > limits.max_staleness {
+        if subscription.heard.elapsed() > limits.max_staleness {
             return Err(not_serving(&format!(
                 "server B has been silent for longer than {} s",
                 limits.max_staleness.as_secs()
@@ -163,7 +167,6 @@ impl UserCache {
         let mut subscription = self.shared.subscription.write();
         let now = Instant::now();
         subscription.heard = now;
-        subscription.link = now;
         match effect {
             Effect::Proven => subscription.proven = Some(now),
             Effect::Mismatch | Effect::Gap => subscription.proven = None,
@@ -183,9 +186,10 @@ impl UserCache {
     /// A fresh queue is bound; a snapshot is needed.
     pub fn subscribed(&self) {
         self.shared.state.write().subscribed();
-        self.link_stands();
+        let mut subscription = self.shared.subscription.write();
+        subscription.link = Instant::now();
         // What was proven was proven of the former subscription.
-        self.shared.subscription.write().proven = None;
+        subscription.proven = None;
     }
 
     /// The connection is gone: the moment at which it was last known to stand counts as the moment it broke.
@@ -196,9 +200,10 @@ impl UserCache {
         }
     }
 
-    /// The broker answered on the subscription's connection: the link stands, though nothing was said on it.
-    pub fn link_stands(&self) {
-        self.shared.subscription.write().link = Instant::now();
+    /// All that had come into the own queue by `then` has been taken.
+    pub fn up_to_date(&self, then: Instant) {
+        let mut subscription = self.shared.subscription.write();
+        subscription.link = subscription.link.max(then);
     }
 
     /// The position at which the digest equalled the database's, if that was no longer ago than three bookmarks.
@@ -237,10 +242,10 @@ impl UserCache {
         self.shared.subscription.read().heard.elapsed()
     }
 
-    /// Time since the link to the own queue was last known to stand.
+    /// See [`Self::up_to_date`].
     #[must_use]
-    pub fn link_age(&self) -> Duration {
-        self.shared.subscription.read().link.elapsed()
+    pub fn up_to_date_at(&self) -> Instant {
+        self.shared.subscription.read().link
     }
 
     /// The limits it was made with.

@@ -11,11 +11,12 @@ use futures_util::FutureExt;
 use parking_lot::Mutex;
 use service_runtime::amqp::{Connector, Message, PublishError, Publisher, declare_queue};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wire_contract::{
-    CONFIG_REPLICA_REPORTS, CONFIG_SNAPSHOT_REQUESTS, ReplicaProbe, ReplicaReport, SnapshotCause,
-    SnapshotCredit, SnapshotRequest, encode_json, specs,
+    CONFIG_REPLICA_REPORTS, CONFIG_SNAPSHOT_REQUESTS, ReplicaPing, ReplicaProbe, ReplicaReport,
+    SnapshotCause, SnapshotCredit, SnapshotRequest, encode_json, specs,
 };
 
 use super::metrics;
@@ -23,16 +24,20 @@ use crate::cache::UserCache;
 
 /// A request that nobody took by then is of no use: the replica asks again.
 const REQUEST_EXPIRES_MS: u64 = 30_000;
+/// A report tells where the replica stands now; one that nobody took by then would bring a replica back to life that is gone.
+const REPORT_EXPIRES_MS: u64 = 5_000;
 
 /// Of messages, as they are counted.
-pub(super) const KINDS: [&str; 4] = [
+pub(super) const KINDS: [&str; 5] = [
     SNAPSHOT_REQUEST,
     REPLICA_PROBE,
+    REPLICA_PING,
     SNAPSHOT_CREDIT,
     REPLICA_REPORT,
 ];
 const SNAPSHOT_REQUEST: &str = "snapshot_request";
 const REPLICA_PROBE: &str = "replica_probe";
+const REPLICA_PING: &str = "replica_ping";
 const SNAPSHOT_CREDIT: &str = "snapshot_credit";
 const REPLICA_REPORT: &str = "replica_report";
 
@@ -43,6 +48,8 @@ pub struct Control {
     instance: Arc<str>,
     reporting: Arc<AtomicBool>,
     reports: Arc<AtomicU64>,
+    pinging: Arc<AtomicBool>,
+    due_back: Arc<Mutex<Option<Instant>>>,
     /// Snapshots whose sender's credit queue is gone.
     dead: Arc<Mutex<HashSet<Uuid>>>,
 }
@@ -75,6 +82,8 @@ impl Control {
             instance: instance.into(),
             reporting: Arc::default(),
             reports: Arc::default(),
+            pinging: Arc::default(),
+            due_back: Arc::default(),
             dead: Arc::default(),
         };
         (control, task)
@@ -117,6 +126,39 @@ impl Control {
         message.persistent = false;
         message.expiration_ms = Some(REQUEST_EXPIRES_MS);
         self.send(message, REPLICA_PROBE);
+    }
+
+    /// Sends a ping into the own queue; none while the last one is not confirmed. The time in it counts from `began`.
+    pub fn ping(&self, queue: &str, began: Instant, cache: &UserCache) {
+        if self.pinging.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let sent = Instant::now();
+        let ping = ReplicaPing {
+            sent_us: u64::try_from(sent.duration_since(began).as_micros()).unwrap_or(u64::MAX),
+        };
+        let mut message = Message::to_queue(queue, ReplicaPing::TYPE, encode_json(&ping));
+        message.persistent = false;
+        let (control, cache) = (self.clone(), cache.clone());
+        tokio::spawn(async move {
+            match control.publisher.publish(message).await {
+                Ok(()) => {
+                    let mut due = control.due_back.lock();
+                    if due.is_none_or(|due| due <= cache.up_to_date_at()) {
+                        *due = Some(sent);
+                    }
+                }
+                Err(_) => metrics::control_lost(REPLICA_PING),
+            }
+            control.pinging.store(false, Ordering::Release);
+        });
+    }
+
+    /// When the first ping was sent that the broker has put into the queue and that has not come out.
+    #[must_use]
+    pub fn due_back(&self, cache: &UserCache) -> Option<Instant> {
+        let due = *self.due_back.lock();
+        due.filter(|due| *due > cache.up_to_date_at())
     }
 
     /// Lets server B send more chunks.
@@ -173,6 +215,7 @@ impl Control {
             encode_json(&report),
         );
         message.persistent = false;
+        message.expiration_ms = Some(REPORT_EXPIRES_MS);
         let reporting = Arc::clone(&self.reporting);
         let publisher = self.publisher.clone();
         tokio::spawn(async move {

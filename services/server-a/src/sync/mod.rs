@@ -14,10 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use service_runtime::amqp::{
@@ -29,8 +28,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wire_contract::{
-    CONFIG_EVENTS_EXCHANGE, ConfigEvent, Position, SnapshotCause, SnapshotCredit, replica_queue,
-    specs,
+    CONFIG_EVENTS_EXCHANGE, ConfigEvent, Position, ReplicaPing, SnapshotCause, SnapshotCredit,
+    decode_json, replica_queue, specs,
 };
 
 pub use control::Control;
@@ -55,13 +54,12 @@ const TICK: Duration = Duration::from_millis(100);
 const SOURCE_STALLED: Duration = Duration::from_mins(2);
 /// How often the sender of a silent snapshot is checked.
 const CHECK_SENDER_EVERY: Duration = Duration::from_secs(2);
-/// Bookmarks come once a second: after three that did not come, or sooner where the limit is short, server B and the
-/// broker are asked why.
+/// Bookmarks come once a second: after three that did not come server B is asked why.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
-/// Of the time until an unanswered link counts as broken; the rest is for the answer.
-const ASKED_WITHIN_LIMIT: u32 = 3;
-/// How often they are asked while the silence lasts.
+/// How often it is asked while the silence lasts.
 const ASK_EVERY: Duration = Duration::from_secs(2);
+/// How often a ping goes through the own queue.
+const PING_EVERY: Duration = Duration::from_secs(1);
 /// Replicas tell where they stand this often.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// And this often while they take changes in: someone may be waiting for them.
@@ -117,19 +115,16 @@ impl CacheSync {
             reported_position: None,
             bookmark: Instant::now(),
             probed: None,
-            link_check: None,
+            began: Instant::now(),
+            pinged: None,
         };
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
             tokio::select! {
                 () = shutdown.cancelled() => break Ok(()),
-                _ = tick.tick() => if let Err(error) = session.look_after(&channel) {
+                _ = tick.tick() => if let Err(error) = session.look_after() {
                     break Err(error);
-                },
-                answered = session.link_answered() => match answered {
-                    Ok(()) => self.cache.link_stands(),
-                    Err(error) => break Err(error),
                 },
                 delivery = consumer.next() => match delivery {
                     Some(Ok(delivery)) => {
@@ -167,24 +162,6 @@ async fn subscribe(connection: &Connection, queue: &str) -> anyhow::Result<(Chan
     Ok((channel, consumer))
 }
 
-/// A round trip to the broker on the connection that brings the stream.
-async fn queue_is_there(channel: &Channel, queue: &str) -> anyhow::Result<()> {
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    channel
-        .queue_declare(queue.into(), options, FieldTable::default())
-        .await
-        .context("the own queue is gone")?;
-    Ok(())
-}
-
-/// How long the stream may be silent before it is asked why.
-fn ask_after(fail_closed_after: Duration) -> Duration {
-    SILENT_AFTER.min(fail_closed_after / ASKED_WITHIN_LIMIT)
-}
-
 /// How far a source is.
 struct Progress {
     rows: u64,
@@ -205,8 +182,10 @@ struct Session<'a> {
     bookmark: Instant,
     /// When server B was last asked why there are none.
     probed: Option<Instant>,
-    /// A question to the broker on the subscription's own channel, under way.
-    link_check: Option<BoxFuture<'static, anyhow::Result<()>>>,
+    /// The begin of the subscription, from which pings count their time.
+    began: Instant,
+    /// When the last ping was sent.
+    pinged: Option<Instant>,
 }
 
 impl Session<'_> {
@@ -240,6 +219,10 @@ impl Session<'_> {
     /// When server B says that bookmarks are being sent while none comes: the binding is lost.
     fn take(&mut self, delivery: &Delivery) -> anyhow::Result<()> {
         let event_type = event_type(delivery);
+        if event_type == ReplicaPing::TYPE {
+            self.take_ping(delivery);
+            return Ok(());
+        }
         let event = match ConfigEvent::decode(event_type, &delivery.data) {
             Ok(Some(event)) => event,
             Ok(None) => {
@@ -264,10 +247,7 @@ impl Session<'_> {
                     request.begun();
                 }
             }
-            ConfigEvent::ProbeAnswer(answer) => {
-                self.sync.cache.link_stands();
-                return self.judge_silence(answer.bookmark_age_ms);
-            }
+            ConfigEvent::ProbeAnswer(answer) => return self.judge_silence(answer.bookmark_age_ms),
             _ => {}
         }
         let chunk_of = match &event {
@@ -291,6 +271,20 @@ impl Session<'_> {
         Ok(())
     }
 
+    fn take_ping(&self, delivery: &Delivery) {
+        match decode_json::<ReplicaPing>(ReplicaPing::TYPE, &delivery.data) {
+            Ok(ping) => {
+                let sent = self.began + Duration::from_micros(ping.sent_us);
+                // Only this process knows its clock, but others can write to its queue.
+                self.sync.cache.up_to_date(sent.min(Instant::now()));
+            }
+            Err(error) => {
+                metrics::ignored("malformed");
+                tracing::warn!(%error, "malformed ping ignored");
+            }
+        }
+    }
+
     /// Server B lives. If bookmarks are being sent all the same, this queue is no longer bound.
     fn judge_silence(&self, bookmark_age_ms: Option<u64>) -> anyhow::Result<()> {
         let silence = self.bookmark.elapsed();
@@ -303,31 +297,35 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Pending for ever without a question.
-    async fn link_answered(&mut self) -> anyhow::Result<()> {
-        match &mut self.link_check {
-            Some(check) => {
-                let answer = check.await;
-                self.link_check = None;
-                answer
-            }
-            None => std::future::pending().await,
+    /// While the stream is silent: does server B live?
+    fn ask_why_silent(&mut self) {
+        let due = self.probed.is_none_or(|at| at.elapsed() >= ASK_EVERY);
+        if self.bookmark.elapsed() >= SILENT_AFTER && due {
+            self.probed = Some(Instant::now());
+            self.sync.control.probe(&self.queue);
         }
     }
 
-    /// While the stream is silent: does server B live, and does the link stand?
-    fn ask_why_silent(&mut self, channel: &Channel) {
-        let due = self.probed.is_none_or(|at| at.elapsed() >= ASK_EVERY);
-        let limit = self.sync.cache.limits().fail_closed_after;
-        if self.bookmark.elapsed() < ask_after(limit) || !due {
-            return;
+    /// Pings, and looks whether pings come back.
+    ///
+    /// # Errors
+    /// When the broker has put one into the own queue and it has not come out for so long that the cache is closed. While
+    /// none can be sent, as during an alarm of the broker, the subscription may be whole, and is kept.
+    fn check_link(&mut self) -> anyhow::Result<()> {
+        let cache = &self.sync.cache;
+        let (limit, came_back) = (cache.limits().fail_closed_after, cache.up_to_date_at());
+        let due = self.sync.control.due_back(cache);
+        let missing = due.is_some_and(|sent| sent.elapsed() > limit / 2);
+        anyhow::ensure!(
+            !missing || came_back.elapsed() <= limit,
+            "nothing has come over the link for {} s",
+            came_back.elapsed().as_secs()
+        );
+        if self.pinged.is_none_or(|at| at.elapsed() >= PING_EVERY) {
+            self.pinged = Some(Instant::now());
+            self.sync.control.ping(&self.queue, self.began, cache);
         }
-        self.probed = Some(Instant::now());
-        self.sync.control.probe(&self.queue);
-        if self.link_check.is_none() {
-            let (channel, queue) = (channel.clone(), self.queue.clone());
-            self.link_check = Some(async move { queue_is_there(&channel, &queue).await }.boxed());
-        }
+        Ok(())
     }
 
     fn note(&mut self, event_type: &str, effect: Effect) {
@@ -386,16 +384,10 @@ impl Session<'_> {
     /// What is due without a message: a request, the end of a stalled snapshot, a report.
     ///
     /// # Errors
-    /// When nothing has come over the link for so long that the cache is closed: only a fresh subscription with its
-    /// snapshot opens it again, not the first old message that trickles in.
-    fn look_after(&mut self, channel: &Channel) -> anyhow::Result<()> {
-        let silence = self.sync.cache.link_age();
-        anyhow::ensure!(
-            silence <= self.sync.cache.limits().fail_closed_after,
-            "nothing has come over the link for {} s",
-            silence.as_secs()
-        );
-        self.ask_why_silent(channel);
+    /// See [`Self::check_link`].
+    fn look_after(&mut self) -> anyhow::Result<()> {
+        self.check_link()?;
+        self.ask_why_silent();
         self.give_up_stalled();
         if let Some(cause) = self.sync.cache.read(CacheState::wanted) {
             self.request(cause);
@@ -494,21 +486,5 @@ fn update_gate(cache: &UserCache, gate: &Gate) {
     match cache.admission() {
         Ok(_) => gate.open(),
         Err(not_serving) => gate.close(&not_serving.reason),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_silent_stream_is_asked_about_and_answered_before_the_link_counts_as_broken() {
-        for seconds in [5, 6, 9, 15, 600] {
-            let limit = Duration::from_secs(seconds);
-            let ask = ask_after(limit);
-            assert!(ask <= SILENT_AFTER, "{ask:?}");
-            // The first question, and the next if that was lost.
-            assert!(ask + ASK_EVERY + 2 * TICK < limit, "{ask:?} of {limit:?}");
-        }
     }
 }

@@ -18,6 +18,8 @@ use crate::replicas::{self, LiveReplica, Until};
 const APPLIED: HeaderName = HeaderName::from_static("replicas-applied");
 /// Names the live replicas that had not when the deadline passed.
 const WAITING: HeaderName = HeaderName::from_static("replicas-waiting");
+/// Instead of names: which replicas there are, or how far they have to come, is not known.
+const UNKNOWN: &str = "unknown";
 /// Seconds, where the query does not say; less than the API's own limit at most.
 const DEFAULT_WAIT: u64 = 10;
 const MAX_WAIT: u64 = 25;
@@ -64,11 +66,12 @@ pub async fn wait_for_replicas(
         Ok(waited) => {
             let headers = response.headers_mut();
             headers.insert(APPLIED, names(&waited.reached));
-            headers.insert(WAITING, names(&waited.waiting));
+            let waiting = waited.unknown.map(|_| HeaderValue::from_static(UNKNOWN));
+            headers.insert(WAITING, waiting.unwrap_or_else(|| names(&waited.waiting)));
         }
         Err(error) => {
             tracing::warn!(error = format!("{error:#}"), "cannot wait for the replicas");
-            let unknown = HeaderValue::from_static("unknown");
+            let unknown = HeaderValue::from_static(UNKNOWN);
             response.headers_mut().insert(WAITING, unknown);
         }
     }
@@ -99,5 +102,5 @@ fn deadline(request: &Request) -> Result<Option<Duration>, Problem> {
 /// Instances are made of letters, digits, - and _.
 fn names(instances: &[String]) -> HeaderValue {
     HeaderValue::from_str(&instances.join(", "))
-        .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+        .unwrap_or_else(|_| HeaderValue::from_static(UNKNOWN))
 }

@@ -75,6 +75,9 @@ pub async fn run(args: ReplicasArgs) -> anyhow::Result<()> {
 }
 
 fn refuse_waiting(waited: &Waited, what: &str) -> anyhow::Result<()> {
+    if let Some(reason) = waited.unknown {
+        anyhow::bail!("not known whether every replica has {what}: {reason}");
+    }
     anyhow::ensure!(
         waited.waiting.is_empty(),
         "not every replica has {what} in time; still waiting for: {}",

@@ -5,7 +5,6 @@
 //! locks the relay's row, so they are contiguous. Rows are deleted when the broker has confirmed them and
 //! all before them; after a crash the same numbers are published again, and replicas drop them.
 
-pub mod leader;
 pub(crate) mod metrics;
 pub mod numbering;
 mod publish;
@@ -26,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use wire_contract::specs;
 
 use crate::keys::KeyRing;
-use leader::Leadership;
+use crate::lock::{self, Lock};
 use numbering::{Fenced, RelayState};
 
 /// Rows numbered and published at a time.
@@ -126,7 +125,7 @@ impl Relay {
 
     /// Waits for the lead, and leads; returns when it no longer does.
     async fn campaign(&self) -> anyhow::Result<()> {
-        let leadership = Leadership::acquire(&self.pool).await?;
+        let leadership = Lock::acquire(&self.pool, lock::RELAY).await?;
         tokio::time::timeout(STEP_TIMEOUT, self.begin_term(leadership))
             .await
             .context(NO_ANSWER)??
@@ -134,7 +133,7 @@ impl Relay {
             .await
     }
 
-    async fn begin_term(&self, leadership: Leadership) -> anyhow::Result<Term<'_>> {
+    async fn begin_term(&self, leadership: Lock) -> anyhow::Result<Term<'_>> {
         let state = numbering::take_term(&self.pool).await?;
         let mut listener = PgListener::connect_with(&self.pool).await?;
         listener.listen(WAKE_CHANNEL).await?;
@@ -169,7 +168,7 @@ impl Relay {
 /// One term as leader.
 struct Term<'a> {
     relay: &'a Relay,
-    leadership: Leadership,
+    leadership: Lock,
     listener: PgListener,
     /// What has been published and confirmed; `None` while rows of a former term may be left over.
     published: Option<RelayState>,

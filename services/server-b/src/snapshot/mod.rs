@@ -35,6 +35,8 @@ use wire_contract::{
     SnapshotCause, SnapshotCredit, SnapshotRequest, decode_json, specs,
 };
 
+use crate::lock::{self, Lock};
+
 /// A round begins when no request has come for so long: replicas that restart together share one read.
 const GATHER_QUIET: Duration = Duration::from_secs(1);
 /// Once a second replica has asked, many are restarting, and a busy machine spreads them.
@@ -42,6 +44,8 @@ const GATHER_QUIET_OF_MANY: Duration = Duration::from_millis(1500);
 /// But no later than this after its first request. Replicas repeat a request later than that: the repetition may get to
 /// another server B, which would read the table once more.
 pub const GATHER_AT_MOST: Duration = Duration::from_secs(4);
+/// Pause before another try to have the turn.
+const RETRY: Duration = Duration::from_millis(500);
 /// Unacknowledged requests.
 const PREFETCH: u16 = 200;
 /// Reads of the table at a time. Requests that come meanwhile share the next.
@@ -74,15 +78,49 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Serves until `shutdown`; a round under way is cut then, and its replicas ask again.
+    /// Serves until `shutdown`, while no other server B does; a round under way is cut then, and its replicas ask again.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            let turn = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                turn = Lock::acquire(&self.pool, lock::SNAPSHOTS) => turn,
+            };
+            match turn {
+                Ok(turn) => self.serve(turn, shutdown.child_token()).await,
+                Err(error) => {
+                    tracing::debug!(
+                        error = format!("{error:#}"),
+                        "no turn to answer snapshot requests"
+                    );
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+
+    /// Until the turn is over or `ended` is cancelled.
+    async fn serve(&self, mut turn: Lock, ended: CancellationToken) {
         let reads = Arc::new(Semaphore::new(READS));
-        self.connector
-            .supervise("snapshot requests", &self.state, &shutdown, |connection| {
-                self.session(connection, Arc::clone(&reads), &shutdown)
-            })
-            .await;
-        Ok(())
+        let sessions =
+            self.connector
+                .supervise("snapshot requests", &self.state, &ended, |connection| {
+                    self.session(connection, Arc::clone(&reads), &ended)
+                });
+        let watch = async {
+            let lost = tokio::select! {
+                () = ended.cancelled() => return,
+                lost = turn.lost() => lost,
+            };
+            tracing::warn!(
+                error = format!("{lost:#}"),
+                "another server B may answer snapshot requests"
+            );
+            ended.cancel();
+        };
+        tokio::join!(sessions, watch);
     }
 
     async fn session(
@@ -206,7 +244,8 @@ async fn answer(pool: PgPool, publisher: Publisher, probe: ReplicaProbe) {
         Err(error) => return tracing::warn!(%error, "a replica's probe is not answered"),
     };
     let event = ConfigEvent::ProbeAnswer(ProbeAnswer {
-        bookmark_age_ms: age.map(|age| u64::try_from(age).unwrap_or(0)),
+        // From the future, as after a failover to a server whose clock is behind, it tells nothing.
+        bookmark_age_ms: age.and_then(|age| u64::try_from(age).ok()),
     });
     if let Err(error) = publisher
         .publish(send::to_replica(&probe.queue, &event))

@@ -14,7 +14,7 @@ use crate::wire_image::{ALL_USERS, UserRow, WireImage};
 const READ_TIMEOUT: Duration = Duration::from_mins(2);
 /// How long the relay may take to number what a read has seen; it takes milliseconds while it runs.
 const NUMBERED_WITHIN: Duration = Duration::from_mins(1);
-const NUMBERED_POLL: Duration = Duration::from_millis(5);
+const NUMBERED_POLL: Duration = Duration::from_millis(20);
 
 /// What a read saw.
 #[derive(Debug, Clone)]

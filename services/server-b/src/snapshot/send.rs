@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use service_runtime::amqp::{Message, Publisher};
 use sqlx::PgPool;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 use wire_contract::{
@@ -129,6 +129,7 @@ impl Round {
             snapshot_id,
             spool: &spool,
             users: &users,
+            comparable_from: OnceCell::new(),
         };
         let served = replicas
             .into_iter()
@@ -243,6 +244,8 @@ struct Shared<'a> {
     snapshot_id: Uuid,
     spool: &'a File,
     users: &'a UsersRead,
+    /// Found out once, by whichever replica has all rows first.
+    comparable_from: OnceCell<i64>,
 }
 
 impl Shared<'_> {
@@ -276,7 +279,10 @@ impl Shared<'_> {
         let completed = ConfigEvent::SnapshotCompleted(SnapshotCompleted {
             snapshot_id: self.snapshot_id,
             position: self.users.position,
-            comparable_from: self.users.comparable_from(self.pool).await?,
+            comparable_from: *self
+                .comparable_from
+                .get_or_try_init(|| self.users.comparable_from(self.pool))
+                .await?,
             count: self.users.count,
             digest: self.users.digest,
             digest_version: DIGEST_VERSION,

@@ -201,7 +201,11 @@ impl Connector {
                         backoff = new_backoff();
                     }
                     match ended {
-                        Ok(()) if shutdown.is_cancelled() => return,
+                        Ok(()) if shutdown.is_cancelled() => {
+                            state.write().down("stopped".to_owned());
+                            metrics.down();
+                            return;
+                        }
                         Ok(()) => anyhow::anyhow!("the session ended"),
                         Err(error) => error,
                     }

@@ -1,4 +1,4 @@
-//! Who relays: the holder of an advisory lock, on a connection of its own.
+//! What one server B does at a time: the holder of an advisory lock, on a connection of its own.
 
 use std::time::Duration;
 
@@ -6,14 +6,19 @@ use anyhow::Context;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::Instant;
 
-/// Arbitrary, but the same for every server B of a database.
-const LOCK: i64 = 0x1DE7_5711_C0DE_0001;
-/// How often a relay that does not lead asks for the lock.
+/// Of the relay. Arbitrary, but the same for every server B of a database, as are the others.
+pub const RELAY: i64 = 0x1DE7_5711_C0DE_0001;
+/// Of full syncs.
+pub const FULL_SYNCS: i64 = 0x1DE7_5711_C0DE_0002;
+/// Of the answers to snapshot requests: requests that arrive together share one read only where they arrive at one.
+pub const SNAPSHOTS: i64 = 0x1DE7_5711_C0DE_0003;
+
+/// How often a process that does not hold the lock asks for it.
 const TRY_EVERY: Duration = Duration::from_millis(500);
-/// A proxy between may keep the session of a leader that is gone. A leader asks each second, but for the steps between,
+/// A proxy between may keep the session of a holder that is gone. A holder asks each second, but for the steps between,
 /// which are cut sooner than this.
-const FORGET_A_LOST_LEADER: &str = "SET idle_session_timeout = '45s'";
-/// How often the leader asks whether its connection, and with it the lock, still stands.
+const FORGET_A_LOST_HOLDER: &str = "SET idle_session_timeout = '45s'";
+/// How often the holder asks whether its connection, and with it the lock, still stands.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// A database that has not taken the connection by then is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,18 +27,18 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The lock, held as long as its connection lives.
 #[derive(Debug)]
-pub struct Leadership {
+pub struct Lock {
     connection: PgConnection,
     checked: Instant,
 }
 
-impl Leadership {
+impl Lock {
     /// Waits for the lock.
-    pub async fn acquire(pool: &PgPool) -> anyhow::Result<Self> {
+    pub async fn acquire(pool: &PgPool, key: i64) -> anyhow::Result<Self> {
         let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, connect(pool))
             .await
             .context("the database does not answer")??;
-        while !tokio::time::timeout(CHECK_TIMEOUT, try_lock(&mut connection))
+        while !tokio::time::timeout(CHECK_TIMEOUT, try_lock(&mut connection, key))
             .await
             .context("the lock's connection does not answer")??
         {
@@ -44,6 +49,16 @@ impl Leadership {
             connection,
             checked: Instant::now(),
         })
+    }
+
+    /// Returns why the lock is lost, once it is.
+    pub async fn lost(&mut self) -> anyhow::Error {
+        loop {
+            tokio::time::sleep(CHECK_EVERY).await;
+            if let Err(error) = self.check().await {
+                return error;
+            }
+        }
     }
 
     /// Fails when the connection is gone, and so the lock.
@@ -64,17 +79,17 @@ async fn connect(pool: &PgPool) -> anyhow::Result<PgConnection> {
     let mut connection = PgConnection::connect_with(&pool.connect_options())
         .await
         .context("cannot connect to the database")?;
-    sqlx::query(FORGET_A_LOST_LEADER)
+    sqlx::query(FORGET_A_LOST_HOLDER)
         .execute(&mut connection)
         .await
         .context("cannot limit the lock's session")?;
     Ok(connection)
 }
 
-async fn try_lock(connection: &mut PgConnection) -> anyhow::Result<bool> {
+async fn try_lock(connection: &mut PgConnection, key: i64) -> anyhow::Result<bool> {
     sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-        .bind(LOCK)
+        .bind(key)
         .fetch_one(connection)
         .await
-        .context("cannot ask for the relay's lock")
+        .context("cannot ask for the lock")
 }
