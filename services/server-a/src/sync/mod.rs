@@ -339,6 +339,10 @@ impl Session<'_> {
                 self.snapshot_failed(event_type == "snapshot.completed");
                 tracing::warn!(event_type, "rows do not add up: nothing was swept");
             }
+            Effect::SourceAborted => {
+                self.snapshot_failed(event_type == "snapshot.aborted");
+                tracing::warn!(event_type, "source given up: server B did so");
+            }
             Effect::Gap => {
                 let seen = self.sync.cache.read(CacheState::seen);
                 tracing::warn!(?seen, "gap in the stream: a snapshot is needed");
