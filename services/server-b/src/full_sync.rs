@@ -20,7 +20,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wire_contract::{
-    CONFIG_EVENTS_EXCHANGE, ConfigEvent, DIGEST_VERSION, SyncCompleted, SyncStarted, UserUpdated,
+    CONFIG_EVENTS_EXCHANGE, ConfigEvent, DIGEST_VERSION, SyncAborted, SyncCompleted, SyncStarted,
+    UserUpdated,
 };
 
 use crate::audit;
@@ -157,6 +158,9 @@ impl FullSyncs {
                     metrics::failed();
                     let text = format!("{error:#}");
                     tracing::error!(%sync_id, error = text, "full sync failed");
+                    if !error.is::<Superseded>() {
+                        self.give_up(sync_id).await;
+                    }
                     self.finish(&attempt, Some(&text)).await?;
                 }
             }
@@ -214,6 +218,14 @@ impl FullSyncs {
         .await
         .context("the end of the full sync was not confirmed")?;
         Ok(users)
+    }
+
+    /// Replicas prove nothing while a sync is under way: they need not wait until it seems dead.
+    async fn give_up(&self, sync_id: Uuid) {
+        let aborted = ConfigEvent::SyncAborted(SyncAborted { sync_id });
+        if let Err(error) = self.publish(&aborted).await {
+            tracing::warn!(%error, %sync_id, "replicas were not told that the full sync failed");
+        }
     }
 
     async fn publish(&self, event: &ConfigEvent) -> Result<(), PublishError> {
@@ -308,10 +320,7 @@ impl FullSyncs {
         .execute(&self.pool)
         .await
         .context("cannot note the progress of a full sync")?;
-        anyhow::ensure!(
-            noted.rows_affected() == 1,
-            "another server B runs this full sync now"
-        );
+        anyhow::ensure!(noted.rows_affected() == 1, Superseded);
         Ok(())
     }
 
@@ -332,6 +341,11 @@ impl FullSyncs {
         }
     }
 }
+
+/// The lock was lost unnoticed.
+#[derive(Debug, thiserror::Error)]
+#[error("another server B runs this full sync now")]
+struct Superseded;
 
 /// One run of a full sync. `started_at` tells it from a run by another server B.
 #[derive(Debug, Clone, Copy, sqlx::FromRow)]

@@ -118,6 +118,20 @@ pub struct SyncCompleted {
     pub digest_version: u16,
 }
 
+/// Server B has given a snapshot up that it had started; whoever needs one asks again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotAborted {
+    /// Names the snapshot.
+    pub snapshot_id: Uuid,
+}
+
+/// Server B has given a full sync up that it had started: its end will not come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncAborted {
+    /// Names the full sync.
+    pub sync_id: Uuid,
+}
+
 /// What the users amount to at a position; sent each second by the relay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bookmark {
@@ -159,10 +173,14 @@ pub enum ConfigEvent {
     SnapshotChunk(SnapshotChunk),
     /// `snapshot.completed`
     SnapshotCompleted(SnapshotCompleted),
+    /// `snapshot.aborted`
+    SnapshotAborted(SnapshotAborted),
     /// `sync.started`
     SyncStarted(SyncStarted),
     /// `sync.completed`
     SyncCompleted(SyncCompleted),
+    /// `sync.aborted`
+    SyncAborted(SyncAborted),
     /// `bookmark`
     Bookmark(Bookmark),
     /// `probe.answer`
@@ -193,8 +211,10 @@ impl ConfigEvent {
             Self::SnapshotStarted(_) => "snapshot.started",
             Self::SnapshotChunk(_) => "snapshot.chunk",
             Self::SnapshotCompleted(_) => "snapshot.completed",
+            Self::SnapshotAborted(_) => "snapshot.aborted",
             Self::SyncStarted(_) => "sync.started",
             Self::SyncCompleted(_) => "sync.completed",
+            Self::SyncAborted(_) => "sync.aborted",
             Self::Bookmark(_) => "bookmark",
             Self::ProbeAnswer(_) => "probe.answer",
         }
@@ -209,8 +229,10 @@ impl ConfigEvent {
             Self::SnapshotStarted(event) => encode_json(event),
             Self::SnapshotChunk(event) => encode_json(event),
             Self::SnapshotCompleted(event) => encode_json(event),
+            Self::SnapshotAborted(event) => encode_json(event),
             Self::SyncStarted(event) => encode_json(event),
             Self::SyncCompleted(event) => encode_json(event),
+            Self::SyncAborted(event) => encode_json(event),
             Self::Bookmark(event) => encode_json(event),
             Self::ProbeAnswer(event) => encode_json(event),
         }
@@ -224,8 +246,10 @@ impl ConfigEvent {
             "snapshot.started" => Self::SnapshotStarted(decode_json(event_type, body)?),
             "snapshot.chunk" => Self::SnapshotChunk(decode_json(event_type, body)?),
             "snapshot.completed" => Self::SnapshotCompleted(decode_json(event_type, body)?),
+            "snapshot.aborted" => Self::SnapshotAborted(decode_json(event_type, body)?),
             "sync.started" => Self::SyncStarted(decode_json(event_type, body)?),
             "sync.completed" => Self::SyncCompleted(decode_json(event_type, body)?),
+            "sync.aborted" => Self::SyncAborted(decode_json(event_type, body)?),
             "bookmark" => Self::Bookmark(decode_json(event_type, body)?),
             "probe.answer" => Self::ProbeAnswer(decode_json(event_type, body)?),
             _ => return Ok(None),

@@ -19,9 +19,9 @@ mod user;
 pub use auth::UserCreated;
 pub use digest::{DIGEST_VERSION, UserSetDigest, key_hash, user_hash};
 pub use events::{
-    Bookmark, ConfigEvent, DecodeError, ProbeAnswer, SnapshotChunk, SnapshotCompleted,
-    SnapshotStarted, SyncCompleted, SyncStarted, UserDeleted, UserUpdated, decode_json,
-    encode_json,
+    Bookmark, ConfigEvent, DecodeError, ProbeAnswer, SnapshotAborted, SnapshotChunk,
+    SnapshotCompleted, SnapshotStarted, SyncAborted, SyncCompleted, SyncStarted, UserDeleted,
+    UserUpdated, decode_json, encode_json,
 };
 pub use key::{ApiKey, InvalidKeyDigest, KeyDigest, ShortDigest};
 pub use names::{

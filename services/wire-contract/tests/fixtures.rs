@@ -10,10 +10,10 @@ use uuid::Uuid;
 use wire_contract::{
     Admission, ApiKey, Bookmark, ConfigEvent, DIGEST_VERSION, Encoding, KeyDigest, Position,
     PreviousKey, ProbeAnswer, ReplicaPing, ReplicaProbe, ReplicaReport, SmsEnvelope, SmsPage,
-    SmsRecord, SmsStatus, SmsTransition, SmsUsage, SnapshotCause, SnapshotChunk, SnapshotCompleted,
-    SnapshotCredit, SnapshotRequest, SnapshotStarted, SyncCompleted, SyncProgress, SyncStarted,
-    UsageEntry, UserCreated, UserDeleted, UserRecord, UserSetDigest, UserUpdated, decode_json,
-    encode_json, idempotent_message_id,
+    SmsRecord, SmsStatus, SmsTransition, SmsUsage, SnapshotAborted, SnapshotCause, SnapshotChunk,
+    SnapshotCompleted, SnapshotCredit, SnapshotRequest, SnapshotStarted, SyncAborted,
+    SyncCompleted, SyncProgress, SyncStarted, UsageEntry, UserCreated, UserDeleted, UserRecord,
+    UserSetDigest, UserUpdated, decode_json, encode_json, idempotent_message_id,
 };
 
 const ID: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001);
@@ -160,6 +160,7 @@ fn snapshots_are_pinned() {
             digest_version: DIGEST_VERSION,
         },
     );
+    pinned("snapshot.aborted", &SnapshotAborted { snapshot_id: ID });
     pinned(
         "snapshot.credit",
         &SnapshotCredit {
@@ -185,6 +186,7 @@ fn full_syncs_and_reports_are_pinned() {
             digest_version: DIGEST_VERSION,
         },
     );
+    pinned("sync.aborted", &SyncAborted { sync_id: ID });
     pinned(
         "replica.report",
         &ReplicaReport {

@@ -115,6 +115,8 @@ pub enum Effect {
     SourceCompleted,
     /// A source ended but its rows do not add up: nothing was swept.
     SourceBroken,
+    /// Server B gave a source up.
+    SourceAborted,
     /// A bookmark with the same digest.
     Proven,
     /// A bookmark with another digest.
@@ -230,13 +232,23 @@ impl CacheState {
         self.need = Some((SnapshotCause::Connected, self.clock));
     }
 
-    /// Gives up a source that stays silent. Its rows may be ahead of the stream; from where on the cache can be
-    /// compared again, only a snapshot tells.
-    pub fn abandon(&mut self, id: Uuid) {
-        if let Some(index) = self.source(id) {
-            self.sources.remove(index);
-            self.purge_tombstones();
-            self.ask(SnapshotCause::Failed);
+    /// Gives up a source that stays silent, or that server B gave up. Its rows may be ahead of the stream; from where
+    /// on the cache can be compared again, only a snapshot tells. Returns whether there was one.
+    pub fn abandon(&mut self, id: Uuid) -> bool {
+        let Some(index) = self.source(id) else {
+            return false;
+        };
+        self.sources.remove(index);
+        self.purge_tombstones();
+        self.ask(SnapshotCause::Failed);
+        true
+    }
+
+    fn aborted(&mut self, id: Uuid) -> Effect {
+        if self.abandon(id) {
+            Effect::SourceAborted
+        } else {
+            Effect::UnknownSource
         }
     }
 
@@ -254,7 +266,9 @@ impl CacheState {
             ConfigEvent::SnapshotCompleted(event) => {
                 self.source_completed(event.snapshot_id, &event)
             }
+            ConfigEvent::SnapshotAborted(event) => self.aborted(event.snapshot_id),
             ConfigEvent::SyncStarted(event) => self.start(event.sync_id, None),
+            ConfigEvent::SyncAborted(event) => self.aborted(event.sync_id),
             ConfigEvent::SyncCompleted(event) => {
                 let effect = self.source_completed(
                     event.sync_id,

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 use time::OffsetDateTime;
-use wire_contract::{ApiKey, KeyDigest, PreviousKey, SyncCompleted, SyncStarted};
+use wire_contract::{
+    ApiKey, KeyDigest, PreviousKey, SnapshotAborted, SyncAborted, SyncCompleted, SyncStarted,
+};
 
 use super::*;
 
@@ -398,6 +400,24 @@ fn a_stalled_snapshot_that_was_given_up_is_wanted_again() {
     assert_eq!(state.wanted(), None);
     state.abandon(id);
     assert_eq!(state.wanted(), Some(SnapshotCause::Failed));
+}
+
+#[test]
+fn a_source_that_server_b_gave_up_is_given_up_at_once() {
+    let mut state = CacheState::new();
+    state.subscribed();
+    let snapshot_id = Uuid::now_v7();
+    state.apply(started(snapshot_id));
+    let aborted = ConfigEvent::SnapshotAborted(SnapshotAborted { snapshot_id });
+    assert_eq!(state.apply(aborted.clone()), Effect::SourceAborted);
+    assert_eq!(state.under_way().next(), None);
+    assert_eq!(state.wanted(), Some(SnapshotCause::Failed));
+    assert_eq!(state.apply(aborted), Effect::UnknownSource);
+    let sync_id = Uuid::now_v7();
+    state.apply(ConfigEvent::SyncStarted(SyncStarted { sync_id }));
+    let aborted = ConfigEvent::SyncAborted(SyncAborted { sync_id });
+    assert_eq!(state.apply(aborted), Effect::SourceAborted);
+    assert_eq!(state.syncing(), None);
 }
 
 /// A change of the database: a user gets a key (perhaps another's) or goes.

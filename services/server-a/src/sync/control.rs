@@ -188,6 +188,11 @@ impl Control {
         self.dead.lock().remove(&snapshot_id)
     }
 
+    /// Forgets the senders of all other snapshots.
+    pub fn retain_dead(&self, is_under_way: impl Fn(Uuid) -> bool) {
+        self.dead.lock().retain(|id| is_under_way(*id));
+    }
+
     /// Tells where the replica stands; skipped while the last report is still on its way.
     pub fn report(&self, queue: &str, cache: &UserCache, ready: bool) {
         if self.reporting.swap(true, Ordering::AcqRel) {

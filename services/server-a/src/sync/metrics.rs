@@ -255,6 +255,7 @@ fn effect_label(effect: Effect) -> &'static str {
         Effect::OldEpoch => "old_epoch",
         Effect::SourceCompleted => "source_completed",
         Effect::SourceBroken => "source_broken",
+        Effect::SourceAborted => "source_aborted",
         Effect::Proven => "proven",
         Effect::Mismatch => "mismatch",
         Effect::NotComparable => "not_comparable",

@@ -337,6 +337,10 @@ impl Session<'_> {
                 self.snapshot_failed(event_type == "snapshot.completed");
                 tracing::warn!(event_type, "rows do not add up: nothing was swept");
             }
+            Effect::SourceAborted => {
+                self.snapshot_failed(event_type == "snapshot.aborted");
+                tracing::warn!(event_type, "source given up: server B did so");
+            }
             Effect::Gap => {
                 let seen = self.sync.cache.read(CacheState::seen);
                 tracing::warn!(?seen, "gap in the stream: a snapshot is needed");
@@ -427,6 +431,9 @@ impl Session<'_> {
             self.sync.cache.read(|state| state.under_way().collect());
         self.progress
             .retain(|id, _| sources.iter().any(|source| source.id == *id));
+        self.sync
+            .control
+            .retain_dead(|id| sources.iter().any(|source| source.id == id));
         for source in sources {
             let progress = self.progress.entry(source.id).or_insert(Progress {
                 rows: source.rows,

@@ -140,7 +140,7 @@ impl Snapshots {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 delivery = credit.next() => {
-                    take_credit(&served, &delivery.context("credit consumer cancelled")??);
+                    self.take_credit(&served, &delivery.context("credit consumer cancelled")??);
                 }
                 delivery = requests.next() => {
                     let delivery = delivery.context("request consumer cancelled")??;
@@ -165,6 +165,24 @@ impl Snapshots {
                 }
             }
         }
+    }
+
+    /// Lets more chunks go out. Who is not served (any more) learns it: it may have missed that its snapshot was given up.
+    fn take_credit(&self, served: &Served, delivery: &Delivery) {
+        let Some(credit) = decode::<SnapshotCredit>(delivery, |credit| &credit.queue) else {
+            return;
+        };
+        let key = (credit.snapshot_id, credit.queue);
+        if let Some(replica) = served.lock().get(&key) {
+            replica.chunks.send_if_modified(|chunks| {
+                let grew = credit.chunks > *chunks;
+                *chunks = credit.chunks.max(*chunks);
+                grew
+            });
+            return;
+        }
+        let publisher = self.publisher.clone();
+        tokio::spawn(async move { send::give_up(&publisher, key.0, &key.1).await });
     }
 
     /// A request joins the next round; a probe is answered at once.
@@ -290,22 +308,6 @@ async fn consume_credit(connection: &Connection, queue: &str) -> anyhow::Result<
         )
         .await
         .context("cannot consume credit")
-}
-
-fn take_credit(served: &Served, delivery: &Delivery) {
-    match decode_json::<SnapshotCredit>(event_type(delivery), &delivery.data) {
-        Ok(credit) => {
-            let key = (credit.snapshot_id, credit.queue);
-            if let Some(replica) = served.lock().get(&key) {
-                replica.chunks.send_if_modified(|chunks| {
-                    let grew = credit.chunks > *chunks;
-                    *chunks = credit.chunks.max(*chunks);
-                    grew
-                });
-            }
-        }
-        Err(error) => tracing::warn!(%error, "malformed snapshot credit ignored"),
-    }
 }
 
 /// A message that names a replica's queue; anything else is noted and left.

@@ -17,8 +17,8 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 use wire_contract::{
-    ConfigEvent, DIGEST_VERSION, Position, SnapshotChunk, SnapshotCompleted, SnapshotRequest,
-    SnapshotStarted, UserRecord,
+    ConfigEvent, DIGEST_VERSION, Position, SnapshotAborted, SnapshotChunk, SnapshotCompleted,
+    SnapshotRequest, SnapshotStarted, UserRecord,
 };
 
 use super::read::{self, UsersRead};
@@ -118,6 +118,10 @@ impl Round {
             Err(error) => {
                 metrics::failed(replicas.len());
                 tracing::error!(error = format!("{error:#}"), %snapshot_id, "snapshot not read");
+                let given_up = replicas
+                    .iter()
+                    .map(|replica| give_up(&self.publisher, snapshot_id, &replica.request.queue));
+                join_all(given_up).await;
                 return;
             }
         };
@@ -173,6 +177,15 @@ pub(super) fn to_replica(queue: &str, event: &ConfigEvent) -> Message {
     // The queue does not outlive the connection, let alone the broker.
     message.persistent = false;
     message
+}
+
+/// Tells a replica that no more will come, so that it need not wait. Not confirmed is no error: it asks for credit meanwhile,
+/// and is answered with the same.
+pub(super) async fn give_up(publisher: &Publisher, snapshot_id: Uuid, queue: &str) {
+    let aborted = ConfigEvent::SnapshotAborted(SnapshotAborted { snapshot_id });
+    if let Err(error) = publisher.publish(to_replica(queue, &aborted)).await {
+        tracing::debug!(%error, %snapshot_id, "a replica was not told that its snapshot was given up");
+    }
 }
 
 /// Reads the users into a file of encoded chunks, each with its length in front: memory stays flat, and no
@@ -252,9 +265,11 @@ impl Shared<'_> {
     async fn serve_and_log(&self, replica: Replica, started: Instant) {
         let (request, snapshot_id) = (&replica.request, self.snapshot_id);
         let served = self.serve(&replica).await;
-        match &served {
-            Ok(()) => metrics::completed(),
-            Err(_) => metrics::failed(1),
+        if served.is_ok() {
+            metrics::completed();
+        } else {
+            metrics::failed(1);
+            give_up(self.publisher, snapshot_id, &request.queue).await;
         }
         match served {
             Ok(()) => tracing::info!(
