@@ -341,6 +341,7 @@ impl Relay {
             sequence: self.position.sequence,
             user_count: self.count,
             digest: self.digest,
+            digest_version: wire_contract::DIGEST_VERSION,
             audits: 0,
             audited_at: None,
         }

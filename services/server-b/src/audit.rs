@@ -14,7 +14,7 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use wire_contract::UserSetDigest;
+use wire_contract::{DIGEST_VERSION, UserSetDigest};
 
 use crate::relay::numbering::{self, RelayState};
 use crate::snapshot::read;
@@ -27,7 +27,7 @@ const SUSPICION_SPACING: Duration = Duration::from_secs(10);
 const AUDIT_TIMEOUT: Duration = Duration::from_mins(5);
 const NO_AUDIT: &str = "no audit in time: the database does not answer";
 
-/// `identity_audits_total{outcome}`: `equal`, `drift` or `failed`.
+/// `identity_audits_total{outcome}`: `equal`, `drift`, `renewed` or `failed`.
 static AUDITS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "identity_audits_total",
@@ -39,7 +39,7 @@ static AUDITS: LazyLock<IntCounterVec> = LazyLock::new(|| {
 
 /// Makes the series known from the start: an increase from nothing is not seen by a rate.
 pub(crate) fn register_metrics() {
-    for outcome in ["equal", "drift", "failed"] {
+    for outcome in ["equal", "drift", "renewed", "failed"] {
         AUDITS.with_label_values(&[outcome]);
     }
 }
@@ -51,6 +51,8 @@ pub enum Finding {
     Equal,
     /// They did not, or a user's row did not have its keys; it is corrected.
     Drift,
+    /// The digest was of another version: it is computed anew.
+    Renewed,
     /// Another audit was faster.
     Overtaken,
 }
@@ -133,6 +135,10 @@ async fn mend_and_compare(pool: &PgPool) -> anyhow::Result<Finding> {
                 found = %found.digest,
                 "audit: a change was made behind the triggers; the digest is corrected, and every replica will heal"
             );
+        }
+        Finding::Renewed => {
+            AUDITS.with_label_values(&["renewed"]).inc();
+            tracing::info!("audit: the digest was of another release, and is computed anew");
         }
         Finding::Overtaken => tracing::info!("audit: another one was faster"),
     }
@@ -234,10 +240,12 @@ async fn settle(pool: &PgPool, before: &RelayState, found: &Totals) -> anyhow::R
     digest += found.digest;
     digest -= before.digest;
     sqlx::query(
-        "UPDATE relay_state SET audits = audits + 1, audited_at = now(), user_count = $1, digest = $2",
+        "UPDATE relay_state SET audits = audits + 1, audited_at = now(), user_count = $1, digest = $2,
+                digest_version = $3",
     )
     .bind(now.user_count + found.count - before.user_count)
     .bind(digest.to_bytes().as_slice())
+    .bind(DIGEST_VERSION.cast_signed())
     .execute(&mut *transaction)
     .await
     .context("cannot settle an audit")?;
@@ -245,7 +253,9 @@ async fn settle(pool: &PgPool, before: &RelayState, found: &Totals) -> anyhow::R
         .commit()
         .await
         .context("cannot settle an audit")?;
-    Ok(if agree(before, found) {
+    Ok(if before.digest_version != DIGEST_VERSION {
+        Finding::Renewed
+    } else if agree(before, found) {
         Finding::Equal
     } else {
         Finding::Drift

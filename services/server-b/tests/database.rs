@@ -193,3 +193,17 @@ async fn a_coalesced_change_waits_since_the_oldest_that_it_stands_for() {
     let waited = row.occurred_at - row.committed_at;
     assert!(waited >= time::Duration::hours(1), "{waited}");
 }
+
+#[tokio::test]
+async fn a_digest_of_another_release_is_computed_anew_without_an_alarm() {
+    let (database, pool) = migrated().await;
+    let term = with_users(&database, &pool, 3).await;
+    run(
+        &database,
+        "UPDATE relay_state SET digest_version = 2, digest = '\\x000102030405060708090a0b0c0d0e0f'",
+    );
+    run(&database, "UPDATE users SET daily_quota = 7");
+    number_all(&pool, term).await;
+    assert_eq!(audit(&pool).await.expect("audited"), Finding::Renewed);
+    assert_eq!(audit(&pool).await.expect("audited"), Finding::Equal);
+}

@@ -13,7 +13,7 @@ use crate::wire_image::WireImage;
 /// prepared statement whose result changes fails for ever.
 macro_rules! columns {
     () => {
-        "term, epoch, sequence, user_count, digest, audits, audited_at"
+        "term, epoch, sequence, user_count, digest, digest_version, audits, audited_at"
     };
 }
 
@@ -45,6 +45,9 @@ pub struct RelayState {
     pub user_count: i64,
     /// Their digest.
     pub digest: UserSetDigest,
+    /// Of which version that is: see [`wire_contract::DIGEST_VERSION`]. That of another release means nothing to this one,
+    /// which folds its own hashes into it, until an audit has computed it anew.
+    pub digest_version: u16,
     /// Audits so far.
     pub audits: i64,
     /// When the digest was last compared with the tables themselves.
@@ -465,6 +468,7 @@ struct StateRow {
     sequence: i64,
     user_count: i64,
     digest: Vec<u8>,
+    digest_version: i16,
     audits: i64,
     audited_at: Option<OffsetDateTime>,
 }
@@ -483,6 +487,7 @@ impl TryFrom<StateRow> for RelayState {
             sequence: row.sequence,
             user_count: row.user_count,
             digest: UserSetDigest::from_bytes(digest),
+            digest_version: row.digest_version.unsigned_abs(),
             audits: row.audits,
             audited_at: row.audited_at,
         })

@@ -138,7 +138,7 @@ pub(super) async fn bookmark(
         },
         count: u64::try_from(state.user_count).unwrap_or(0),
         digest: state.digest,
-        digest_version: if in_backlog {
+        digest_version: if in_backlog || state.digest_version != DIGEST_VERSION {
             NOT_COMPARABLE
         } else {
             DIGEST_VERSION
