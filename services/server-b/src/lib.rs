@@ -14,9 +14,11 @@ pub mod keys;
 mod metrics;
 pub mod relay;
 pub mod replicas;
+pub mod retention;
 pub mod serve;
 pub mod sms;
 pub mod snapshot;
+pub mod token;
 pub mod users;
 pub mod wire_image;
 

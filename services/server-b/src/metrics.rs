@@ -9,7 +9,7 @@ use prometheus::{IntGaugeVec, register_int_gauge_vec};
 use sqlx::PgPool;
 
 use crate::relay::RelayStatus;
-use crate::{audit, full_sync, relay, replicas, sms, snapshot};
+use crate::{audit, full_sync, relay, replicas, retention, sms, snapshot};
 
 /// A scrape must not wait for a database that is down.
 const MEASURE_WITHIN: Duration = Duration::from_secs(1);
@@ -30,6 +30,7 @@ pub fn register() {
     full_sync::metrics::register();
     snapshot::metrics::register();
     sms::metrics::register();
+    retention::register_metrics();
 }
 
 /// Brings the gauges up to date. What cannot be read stays as it was.
