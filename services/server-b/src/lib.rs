@@ -15,9 +15,11 @@ mod lock;
 mod metrics;
 pub mod relay;
 pub mod replicas;
+pub mod retention;
 pub mod serve;
 pub mod sms;
 pub mod snapshot;
+pub mod token;
 pub mod users;
 pub mod wire_image;
 

@@ -9,7 +9,7 @@ use prometheus::{IntCounterVec, IntGaugeVec, register_int_counter_vec, register_
 use sqlx::PgPool;
 
 use crate::relay::RelayStatus;
-use crate::{audit, full_sync, relay, replicas, sms, snapshot};
+use crate::{audit, full_sync, relay, replicas, retention, sms, snapshot};
 
 /// Each: a scrape must not wait long for a database that is down.
 const MEASURE_WITHIN: Duration = Duration::from_secs(1);
@@ -42,6 +42,7 @@ pub fn register() {
     full_sync::metrics::register();
     snapshot::metrics::register();
     sms::metrics::register();
+    retention::register_metrics();
 }
 
 /// Brings the gauges up to date. What cannot be read stays as it was, and is counted.

@@ -19,8 +19,11 @@ use crate::cli::ServeArgs;
 use crate::full_sync::FullSyncs;
 use crate::keys::KeyRing;
 use crate::relay::{self, Relay, RelayStatus};
+use crate::sms::providers::Providers;
+use crate::sms::usage::{self, Usage};
 use crate::snapshot::Snapshots;
-use crate::{MIGRATOR, api, audit, metrics, replicas, sms};
+use crate::token::Token;
+use crate::{MIGRATOR, api, audit, metrics, replicas, retention, sms};
 
 /// Runs until a signal; an error is a task that died.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
@@ -30,6 +33,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let connector = Connector::new("server-b", &args.amqp)?;
     let keys = KeyRing::from_args(&args.keys)?;
     let admin_token = args.admin_token.token()?;
+    let service_token = args.sms.service_token()?;
+    let providers = args.sms.providers()?;
+    sms::metrics::register_providers(&providers);
     let pool = database::pool("server-b", &args.database)?;
     let database_gate = readiness.gate("database", "not reached yet");
 
@@ -38,6 +44,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (events, publishing_events) = relay::publisher(connector.clone(), lifecycle.drained());
     let (replies, publishing_replies) = plain_publisher(&connector, "snapshots", &lifecycle);
     let (dead_letters, publishing_dead) = plain_publisher(&connector, "dead letters", &lifecycle);
+    let (usage, publishing_usage) = usage::publisher(connector.clone(), lifecycle.drained());
 
     let admin_server = Server::bind("admin", args.admin.admin_listen).await?;
     let public_server = Server::bind("public", args.listen.listen).await?;
@@ -56,6 +63,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     lifecycle.support("event publisher", publishing_events);
     lifecycle.support("snapshot publisher", publishing_replies);
     lifecycle.support("dead-letter publisher", publishing_dead);
+    lifecycle.support("SMS usage publisher", publishing_usage);
 
     // Whatever needs tables waits for them; probes are served meanwhile.
     let migrated = CancellationToken::new();
@@ -69,11 +77,15 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         gate: database_gate,
     };
     lifecycle.intake("database", keeper.run(shutdown.clone()));
-    let router = api::router(api::ApiState {
-        pool: pool.clone(),
-        keys: keys.clone(),
-        admin_token,
-    });
+    let router = router(
+        api::ApiState {
+            pool: pool.clone(),
+            keys: keys.clone(),
+            admin_token,
+        },
+        service_token,
+        &providers,
+    );
     lifecycle.intake(
         "public server",
         public_server.serve(router, shutdown.clone()),
@@ -104,9 +116,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         "full syncs",
         gate.run(full_syncs.run(gate.shutdown.clone())),
     );
-    let interval = Duration::from_secs(args.audit_interval_seconds);
-    let audits = audit::run(pool.clone(), interval, suspicion, gate.shutdown.clone());
-    lifecycle.intake("audits", gate.run(audits));
+    look_after_tables(&mut lifecycle, &gate, &args, &pool, suspicion);
     lifecycle.intake("snapshots", gate.run(snapshots.run(gate.shutdown.clone())));
     let reports = replicas::run(
         connector.clone(),
@@ -115,39 +125,82 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         gate.shutdown.clone(),
     );
     lifecycle.intake("replica reports", gate.run(reports));
-    process_sms(
-        &mut lifecycle,
-        &gate,
+    let path = SmsPath {
         connector,
         dead_letters,
+        usage,
         pool,
-        consumers.sms,
-    );
+        providers,
+        validity: args.sms.validity(),
+        state: consumers.sms,
+    };
+    path.run(&mut lifecycle, &gate);
     lifecycle.run().await
 }
 
-/// Queue → consumer → row → dispatcher → provider.
-fn process_sms(
+/// The admin API, the providers' receipts, and what server A asks.
+fn router(
+    admin: api::ApiState,
+    service_token: Option<Token>,
+    providers: &Arc<Providers>,
+) -> axum::Router {
+    let pool = admin.pool.clone();
+    let receipts = api::receipts::router(pool.clone(), Arc::clone(providers));
+    let router = api::router(admin).merge(receipts);
+    match service_token {
+        Some(token) => router.merge(api::internal::router(pool, token)),
+        None => router,
+    }
+}
+
+/// Audits, and the purge of what is too old.
+fn look_after_tables(
     lifecycle: &mut Lifecycle,
     gate: &AfterMigration,
+    args: &ServeArgs,
+    pool: &PgPool,
+    suspicion: Arc<Notify>,
+) {
+    let (days, shutdown) = (args.sms.sms_retention_days, &gate.shutdown);
+    let interval = Duration::from_secs(args.audit_interval_seconds);
+    let audits = audit::run(pool.clone(), interval, suspicion, shutdown.clone());
+    let retention = retention::run(pool.clone(), days, shutdown.clone());
+    lifecycle.intake("audits", gate.run(audits));
+    lifecycle.intake("retention", gate.run(retention));
+}
+
+/// Queue → consumer → row → dispatcher → provider, and what is told of usage.
+struct SmsPath {
     connector: Connector,
     dead_letters: Publisher,
+    usage: Publisher,
     pool: PgPool,
+    providers: Arc<Providers>,
+    validity: Duration,
     state: Arc<RwLock<ConnectionState>>,
-) {
-    let wake = Arc::new(Notify::new());
-    let consumer = sms::consumer::run(
-        connector.for_any_message(),
-        dead_letters,
-        pool.clone(),
-        state,
-        Arc::clone(&wake),
-        gate.shutdown.clone(),
-    );
-    let provider = Arc::new(sms::provider::LogProvider);
-    let dispatcher = sms::dispatcher::run(pool, provider, wake, gate.shutdown.clone());
-    lifecycle.intake("SMS consumer", gate.run(consumer));
-    lifecycle.intake("SMS dispatcher", gate.run(dispatcher));
+}
+
+impl SmsPath {
+    fn run(self, lifecycle: &mut Lifecycle, gate: &AfterMigration) {
+        let (wake, shutdown) = (Arc::new(Notify::new()), gate.shutdown.clone());
+        let usage = Usage::default();
+        let telling = usage
+            .clone()
+            .run(self.pool.clone(), self.usage, shutdown.clone());
+        let intake = sms::consumer::Intake {
+            publisher: self.dead_letters,
+            pool: self.pool.clone(),
+            validity: self.validity,
+            usage,
+            wake: Arc::clone(&wake),
+            shutdown: shutdown.clone(),
+        };
+        let consumer = sms::consumer::run(self.connector.for_any_message(), intake, self.state);
+        let dispatcher = sms::dispatcher::run(self.pool, self.providers, wake, shutdown);
+        lifecycle.intake("SMS consumer", gate.run(consumer));
+        lifecycle.intake("SMS dispatcher", gate.run(dispatcher));
+        lifecycle.intake("SMS usage", gate.run(telling));
+    }
 }
 
 /// The consuming connections, for `/status`.

@@ -398,7 +398,8 @@ impl App {
     /// When server B refuses.
     #[must_use]
     pub fn create_user(&self, username: &str) -> TestUser {
-        let body = json!({"username": username});
+        // More than any test sends: quotas are tested where they are the subject.
+        let body = json!({"username": username, "daily_quota": 1_000_000});
         let answer = self
             .admin("POST", "/users", Some(&body))
             .expect("B answers");

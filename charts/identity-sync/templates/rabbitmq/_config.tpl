@@ -12,8 +12,8 @@
         "write" (list "server-a." "amq.default")
         "read" (list "server-a." "config_events_exchange"))
       "server-b" (dict
-        "configure" (concat (list "server-b.") $config $sms)
-        "write" (list "amq.default" "config_events_exchange")
+        "configure" (concat (list "server-b.") $config $sms (list "sms_usage_exchange"))
+        "write" (list "amq.default" "config_events_exchange" "sms_usage_exchange")
         "read" (concat (list "server-b." "config_snapshot_requests" "config_replica_reports") $sms))
       "user-service" (dict
         "configure" $created

@@ -14,6 +14,14 @@
   value: {{ .Values.serverB.databaseMaxConnections | int64 | quote }}
 - name: AUDIT_INTERVAL_SECONDS
   value: {{ .Values.serverB.auditIntervalSeconds | int64 | quote }}
+- name: SMS_VALIDITY_SECONDS
+  value: {{ .Values.serverB.sms.validitySeconds | int64 | quote }}
+- name: SMS_RETENTION_DAYS
+  value: {{ .Values.serverB.sms.retentionDays | int64 | quote }}
+{{- if or .Values.serverB.sms.providersConfigMap .Values.serverB.sms.providersSecret }}
+- name: PROVIDERS_FILE
+  value: /etc/providers/providers.yaml
+{{- end }}
 {{- end }}
 
 {{- define "identity-sync.serverB.volumes" -}}
@@ -28,5 +36,25 @@
       {{- end }}
 - name: tmp
   emptyDir: {sizeLimit: {{ .root.Values.serverB.tmpSizeLimit }}}
+{{- with .root.Values.serverB.sms }}
+{{- if or .providersConfigMap .providersSecret }}
+- name: providers
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- with .providersConfigMap }}
+      - configMap: {name: {{ . }}}
+      {{- end }}
+      {{- with .providersSecret }}
+      - secret: {name: {{ . }}}
+      {{- end }}
+{{- end }}
+{{- end }}
 {{ include "identity-sync.caVolumes" . }}
+{{- end }}
+
+{{- define "identity-sync.serverB.providersMounts" -}}
+{{- if or .Values.serverB.sms.providersConfigMap .Values.serverB.sms.providersSecret }}
+- {name: providers, mountPath: /etc/providers, readOnly: true}
+{{- end }}
 {{- end }}

@@ -5,7 +5,9 @@ mod auth;
 mod error;
 mod etag;
 mod full_syncs;
+pub mod internal;
 mod json;
+pub mod receipts;
 mod replicas;
 mod sms;
 #[cfg(test)]

@@ -21,6 +21,7 @@ use tracing::Instrument;
 
 use crate::api::AdminTokenArgs;
 use crate::keys::KeyArgs;
+use crate::sms::config::SmsArgs;
 use crate::{MIGRATOR, serve};
 
 /// What is logged by commands that answer on the terminal, unless LOG says otherwise.
@@ -78,6 +79,9 @@ pub struct ServeArgs {
     /// Who may call the admin API.
     #[command(flatten)]
     pub admin_token: AdminTokenArgs,
+    /// How SMS are processed.
+    #[command(flatten)]
+    pub sms: SmsArgs,
 
     /// Seconds between two comparisons of the digest with the tables, which find changes made behind the triggers;
     /// each reads every user once

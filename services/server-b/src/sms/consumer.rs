@@ -1,4 +1,4 @@
-//! `sms_outbound_queue` → `sms_messages`: a batch of deliveries is one statement, acked when it has
+//! `sms_outbound_queue` → `sms_messages`: a batch of deliveries is one transaction, acked when it has
 //! committed. What can never become a row goes to the dead letters with its reason.
 
 use std::sync::Arc;
@@ -25,7 +25,8 @@ use wire_contract::{SMS_OUTBOUND_DEAD, SMS_OUTBOUND_QUEUE, specs};
 
 use super::delivery::{DeadReason, Poison, Readable, sort};
 use super::metrics;
-use super::store::{self, ReceivedSms};
+use super::store::{self, ReceivedSms, Stored};
+use super::usage::Usage;
 
 /// Begins this consumer's tags, as the broker's tools show them.
 const CONSUMER_TAG: &str = "server-b.sms";
@@ -36,25 +37,16 @@ const BATCH: usize = 500;
 /// How long a batch waits to grow.
 const LINGER: Duration = Duration::from_millis(5);
 
-/// Consumes until `shutdown`, then settles the batch in hand. `wake` is notified when there are new
-/// rows; `publisher` takes the dead letters.
+/// Consumes until the shutdown, then settles the batch in hand.
 ///
 /// # Errors
 /// None: it connects again for ever.
 pub async fn run(
     connector: Connector,
-    publisher: Publisher,
-    pool: PgPool,
+    intake: Intake,
     state: Arc<RwLock<ConnectionState>>,
-    wake: Arc<Notify>,
-    shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let intake = Intake {
-        publisher,
-        pool,
-        wake,
-        shutdown: shutdown.clone(),
-    };
+    let shutdown = intake.shutdown.clone();
     connector
         .supervise("consume SMS", &state, &shutdown, |connection| {
             let intake = &intake;
@@ -69,11 +61,21 @@ pub async fn run(
     Ok(())
 }
 
-struct Intake {
-    publisher: Publisher,
-    pool: PgPool,
-    wake: Arc<Notify>,
-    shutdown: CancellationToken,
+/// What a batch is brought to its end with.
+#[derive(Debug)]
+pub struct Intake {
+    /// Takes the dead letters.
+    pub publisher: Publisher,
+    /// The database.
+    pub pool: PgPool,
+    /// Validity of an SMS that names none.
+    pub validity: Duration,
+    /// Told what users have used.
+    pub usage: Usage,
+    /// Notified when there are new rows.
+    pub wake: Arc<Notify>,
+    /// Ends the consumer.
+    pub shutdown: CancellationToken,
 }
 
 /// What the database did with a batch.
@@ -165,10 +167,11 @@ impl Intake {
         let rows: Vec<&ReceivedSms> = batch.iter().map(|it| &it.sms).collect();
         let mut pauses = database::retry_pauses();
         loop {
-            match store::insert(&self.pool, &rows).await {
-                Ok(new) => {
-                    metrics::STORED.inc_by(new);
-                    metrics::DUPLICATES.inc_by(batch.len() as u64 - new);
+            // Boxed: it is large, and part of everything around it.
+            match Box::pin(store::insert(&self.pool, &rows, self.validity)).await {
+                Ok(stored) => {
+                    count(&stored, batch.len());
+                    self.usage.report(stored.usage);
                     return Ok(Inserted::Committed);
                 }
                 Err(StoreError::Content { sqlstate }) => {
@@ -205,6 +208,13 @@ impl Intake {
             .inc();
         Ok(())
     }
+}
+
+fn count(stored: &Stored, deliveries: usize) {
+    metrics::STORED.inc_by(stored.new);
+    metrics::DUPLICATES.inc_by(deliveries as u64 - stored.new);
+    metrics::OVER_QUOTA.inc_by(stored.over_quota);
+    metrics::CONFLICTS.inc_by(stored.conflicts);
 }
 
 async fn subscribe(channel: &Channel) -> anyhow::Result<Consumer> {

@@ -4,7 +4,7 @@
 //! out, and the provider sees the same idempotency token again. Any number of server Bs work side by side.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::StreamExt;
@@ -17,29 +17,30 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
-use super::metrics;
+use super::claims::{self, CLAIM_LIMIT, ClaimedSms, Outcome};
+use super::codes::ErrorCode;
 use super::provider::{Accepted, Provider, SendError};
-use super::store::{self, CLAIM_LIMIT, ClaimedSms, Outcome};
+use super::providers::{MAX_TIMEOUT, Providers};
+use super::routing::Route;
+use super::{metrics, receipts, retry};
 
 /// Claims in work at once: while one waits for its commit, another is handed over.
 const WORKERS: usize = 4;
 /// Hand-overs of one claim under way at once.
 const CONCURRENT_SENDS: usize = 64;
-/// Longest hand-over. Also shorter than the drain of a stopping process, which waits for those under way.
-const SEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a claim holds its rows: longer than handing them all over at the slowest takes, or another
-/// worker would send them a second time.
+/// Longest hand-over, whatever the provider does.
+const SEND_TIMEOUT: Duration = MAX_TIMEOUT.saturating_add(Duration::from_secs(2));
+/// How long a claim holds its rows.
 const LEASE: Duration = Duration::from_mins(1);
-const _: () = assert!(
-    SEND_TIMEOUT.as_secs() * (CLAIM_LIMIT.div_ceil(CONCURRENT_SENDS) as u64) < LEASE.as_secs() / 2
-);
+/// After so much of the lease no hand-over begins: it could end when another worker has the row, and sends it again.
+const BEGIN_WITHIN: Duration = Duration::from_secs(30);
+const _: () = assert!(BEGIN_WITHIN.as_secs() + SEND_TIMEOUT.as_secs() < LEASE.as_secs());
+/// How long a stopping process waits for the hand-overs under way: shorter than its drain.
+const LAST_SENDS: Duration = Duration::from_secs(5);
+/// After which a row is due again for which its provider had no room.
+const NO_ROOM: Duration = Duration::from_secs(1);
 /// Finds what no wake-up tells of: retries, run-out leases, rows of another server B.
 const POLL: Duration = Duration::from_secs(1);
-
-/// Tries of one SMS; with the delays between them about three hours.
-const MAX_ATTEMPTS: i32 = 20;
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const MAX_RETRY: Duration = Duration::from_mins(15);
 
 /// Dispatches until `shutdown`, then finishes the hand-overs under way and puts back the rest.
 ///
@@ -49,13 +50,13 @@ const MAX_RETRY: Duration = Duration::from_mins(15);
 /// Only if a worker panicked: everything else is retried.
 pub async fn run(
     pool: PgPool,
-    provider: Arc<dyn Provider>,
+    providers: Arc<Providers>,
     wake: Arc<Notify>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let dispatcher = Arc::new(Dispatcher {
         pool,
-        provider,
+        providers,
         wake,
         shutdown,
     });
@@ -71,7 +72,7 @@ pub async fn run(
 
 struct Dispatcher {
     pool: PgPool,
-    provider: Arc<dyn Provider>,
+    providers: Arc<Providers>,
     wake: Arc<Notify>,
     shutdown: CancellationToken,
 }
@@ -96,42 +97,41 @@ impl Dispatcher {
 
     /// Claims, hands over and stores one batch; returns the number of rows claimed.
     async fn dispatch_batch(&self) -> sqlx::Result<usize> {
-        let claimed = store::claim(&self.pool, LEASE).await?;
+        let begin_until = Instant::now() + BEGIN_WITHIN;
+        let claimed = claims::claim(&self.pool, LEASE).await?;
         let count = claimed.len();
-        let due = reject(claimed);
-        let hand_overs = stream::iter(due).map(|claimed| self.hand_over(claimed));
+        let due = count_claimed(claimed);
+        let hand_overs = stream::iter(due).map(|claimed| self.hand_over(claimed, begin_until));
         // In chunks as they come: a slow hand-over does not hold back the outcome of others.
-        let mut outcomes = std::pin::pin!(
-            hand_overs
-                .buffer_unordered(CONCURRENT_SENDS)
-                .ready_chunks(CLAIM_LIMIT)
-        );
-        while let Some(chunk) = outcomes.next().await {
+        let outcomes = hand_overs.buffer_unordered(CONCURRENT_SENDS);
+        let known = outcomes.filter_map(std::future::ready);
+        let mut chunks = std::pin::pin!(known.ready_chunks(CLAIM_LIMIT));
+        while let Some(chunk) = chunks.next().await {
             self.store(&chunk).await;
         }
         Ok(count)
     }
 
-    async fn hand_over(&self, claimed: ClaimedSms) -> Outcome {
-        if self.shutdown.is_cancelled() {
-            return put_back(&claimed);
+    /// `None` if nobody knows what came of it: then the lease runs out, and the same provider is asked again.
+    async fn hand_over(&self, claimed: ClaimedSms, begin_until: Instant) -> Option<Outcome> {
+        if self.shutdown.is_cancelled() || Instant::now() > begin_until {
+            return Some(put_back(&claimed, Duration::ZERO));
         }
-        let took = metrics::DISPATCH_DURATION
-            .with_label_values(&[self.provider.name()])
-            .start_timer();
-        let span = hand_over_span(&claimed, self.provider.name());
-        let hand_over = self.provider.send(&claimed.sms).instrument(span.clone());
-        let answer = tokio::time::timeout(SEND_TIMEOUT, hand_over)
-            .await
-            .unwrap_or(Err(SendError::Retryable {
-                code: "provider_timeout",
-            }));
-        drop(took);
-        if let Err(SendError::Retryable { code } | SendError::Permanent { code }) = &answer {
-            span.record("error.type", code);
-            span.record("otel.status_code", "ERROR");
-        }
-        outcome_of(&claimed, self.provider.name(), answer)
+        let Some(route) = self.providers.routes.find(&claimed.sms.recipient) else {
+            return Some(no_route(&claimed));
+        };
+        let provider = route.turn(failures(&claimed));
+        let answer = tokio::select! {
+            answer = ask(provider.as_ref(), &claimed) => answer,
+            () = self.given_up() => return None,
+        };
+        Some(outcome_of(&claimed, route, answer, rand::random()))
+    }
+
+    /// When a stopping process waits no longer.
+    async fn given_up(&self) {
+        self.shutdown.cancelled().await;
+        tokio::time::sleep(LAST_SENDS).await;
     }
 
     /// Stores outcomes, for as long as it takes. A process told to stop gives up instead: the rows'
@@ -139,8 +139,11 @@ impl Dispatcher {
     async fn store(&self, outcomes: &[Outcome]) {
         let mut pauses = database::retry_pauses();
         loop {
-            let error = match store::finish(&self.pool, outcomes).await {
-                Ok(stored) => return count(outcomes, stored),
+            let error = match claims::finish(&self.pool, outcomes).await {
+                Ok(stored) => {
+                    count(outcomes, stored);
+                    return self.settle_receipts(outcomes).await;
+                }
                 Err(error) => error.to_string(),
             };
             let count = outcomes.len();
@@ -150,6 +153,21 @@ impl Dispatcher {
             }
             tracing::warn!(error, count, "cannot store outcomes of SMS, trying again");
             self.pause(pauses.next()).await;
+        }
+    }
+
+    /// Of SMS that were delivered before it was stored that they had been sent.
+    async fn settle_receipts(&self, outcomes: &[Outcome]) {
+        let reported = |outcome: &Outcome| {
+            let provider = outcome.provider.as_ref();
+            provider.is_some_and(|name| self.providers.receipts.contains_key(name))
+        };
+        if outcomes.iter().any(reported)
+            && let Err(error) = receipts::settle_kept(&self.pool).await
+        {
+            // Within a minute they are looked at again.
+            let error = error.to_string();
+            tracing::warn!(error, "early delivery receipts not settled yet");
         }
     }
 
@@ -169,8 +187,37 @@ impl Dispatcher {
     }
 }
 
+/// Asks a provider, within the limit of time.
+async fn ask(provider: &dyn Provider, claimed: &ClaimedSms) -> Result<Accepted, SendError> {
+    let took = metrics::DISPATCH_DURATION
+        .with_label_values(&[provider.name()])
+        .start_timer();
+    let span = hand_over_span(claimed, provider.name());
+    let hand_over = provider.send(&claimed.sms).instrument(span.clone());
+    let answer = tokio::time::timeout(SEND_TIMEOUT, hand_over)
+        .await
+        .unwrap_or(Err(SendError::Retryable {
+            code: ErrorCode::ProviderTimeout,
+            retry_after: None,
+        }));
+    match &answer {
+        Err(SendError::Retryable { code, .. } | SendError::Permanent { code }) => {
+            span.record("error.type", code.as_str());
+            span.record("otel.status_code", "ERROR");
+        }
+        // It was not asked.
+        Err(SendError::Full) => {
+            took.stop_and_discard();
+            return answer;
+        }
+        Ok(_) => {}
+    }
+    took.observe_duration();
+    answer
+}
+
 /// In the trace of the SMS. Disabled for one that has none: nobody would look for it.
-fn hand_over_span(claimed: &ClaimedSms, provider: &'static str) -> Span {
+fn hand_over_span(claimed: &ClaimedSms, provider: &str) -> Span {
     let trace = TraceContext::received(claimed.traceparent.clone(), claimed.tracestate.clone());
     if trace.traceparent.is_none() {
         return Span::none();
@@ -188,23 +235,29 @@ fn hand_over_span(claimed: &ClaimedSms, provider: &'static str) -> Span {
     span
 }
 
-/// Counts the rows that the claim rejected, and returns the others.
-fn reject(claimed: Vec<ClaimedSms>) -> Vec<ClaimedSms> {
-    let (rejected, due): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|sms| sms.rejected);
-    if !rejected.is_empty() {
+/// Counts what the claim found, and returns the rows to hand over.
+fn count_claimed(claimed: Vec<ClaimedSms>) -> Vec<ClaimedSms> {
+    let (due, ended): (Vec<_>, Vec<_>) = claimed
+        .into_iter()
+        .partition(|claimed| claimed.status == "sending");
+    let again = due.iter().filter(|claimed| claimed.again).count();
+    metrics::HANDED_OVER_AGAIN.inc_by(again as u64);
+    let late = ended.iter().filter(|claimed| claimed.admitted_late).count();
+    metrics::ADMITTED_LATE.inc_by(late as u64);
+    for ClaimedSms { sms, status, .. } in ended {
         metrics::DISPATCHED
-            .with_label_values(&["none", "rejected"])
-            .inc_by(rejected.len() as u64);
-        let late = rejected.iter().filter(|sms| sms.admitted_late).count();
-        metrics::ADMITTED_LATE.inc_by(late as u64);
-    }
-    for ClaimedSms { sms, .. } in rejected {
-        tracing::info!(message_id = %sms.message_id, user_id = sms.user_id, "SMS rejected: its user may not send any more");
+            .with_label_values(&["none", &status])
+            .inc();
+        tracing::info!(message_id = %sms.message_id, user_id = sms.user_id, status, "SMS not handed over");
     }
     due
 }
 
-fn put_back(claimed: &ClaimedSms) -> Outcome {
+fn failures(claimed: &ClaimedSms) -> usize {
+    usize::try_from(claimed.failures).unwrap_or(0)
+}
+
+fn put_back(claimed: &ClaimedSms, retry_after: Duration) -> Outcome {
     Outcome {
         message_id: claimed.sms.message_id,
         attempts: claimed.attempts,
@@ -212,62 +265,84 @@ fn put_back(claimed: &ClaimedSms) -> Outcome {
         provider: None,
         provider_message_id: None,
         error_code: None,
-        retry_after: Duration::ZERO,
+        retry_after,
     }
 }
 
+fn no_route(claimed: &ClaimedSms) -> Outcome {
+    Outcome {
+        status: "failed",
+        error_code: Some(ErrorCode::NoRoute),
+        ..put_back(claimed, Duration::ZERO)
+    }
+}
+
+/// What an answer means for the row; `jitter` is from 0 to 1.
 fn outcome_of(
     claimed: &ClaimedSms,
-    provider: &'static str,
+    route: &Route,
     answer: Result<Accepted, SendError>,
+    jitter: f64,
 ) -> Outcome {
-    let untried = Outcome {
-        provider: Some(provider),
-        ..put_back(claimed)
+    let failures = failures(claimed);
+    let asked = Outcome {
+        provider: Some(route.turn(failures).name().to_owned()),
+        ..put_back(claimed, Duration::ZERO)
     };
     match answer {
         Ok(Accepted {
             provider_message_id,
         }) => Outcome {
             status: "sent",
-            provider_message_id: Some(provider_message_id),
-            ..untried
+            provider_message_id,
+            ..asked
         },
-        Err(SendError::Retryable { code }) if claimed.attempts < MAX_ATTEMPTS => Outcome {
-            error_code: Some(code),
-            retry_after: retry_after(claimed.attempts, rand::random()),
-            ..untried
-        },
-        Err(SendError::Retryable { code } | SendError::Permanent { code }) => Outcome {
+        Err(SendError::Full) => put_back(claimed, NO_ROOM.mul_f64(0.5 + jitter)),
+        Err(SendError::Retryable { code, retry_after }) if failures + 1 < retry::MAX_FAILURES => {
+            Outcome {
+                error_code: Some(code),
+                retry_after: retry::delay(route, failures, code, retry_after, jitter),
+                ..asked
+            }
+        }
+        // At once: the SMS has waited for nothing yet.
+        Err(SendError::Permanent { code })
+            if route.fall_over_when_refused && route.has_next(failures) =>
+        {
+            Outcome {
+                error_code: Some(code),
+                ..asked
+            }
+        }
+        Err(SendError::Retryable { code, .. } | SendError::Permanent { code }) => Outcome {
             status: "failed",
             error_code: Some(code),
-            ..untried
+            ..asked
         },
     }
-}
-
-/// Doubles with each try. `jitter`, from 0 to 1, spreads the tries of a burst over the second half of
-/// the delay.
-fn retry_after(attempts: i32, jitter: f64) -> Duration {
-    let doublings = u32::try_from(attempts - 1).unwrap_or(0).min(16);
-    let delay = (FIRST_RETRY * 2_u32.pow(doublings)).min(MAX_RETRY);
-    delay.mul_f64(0.5 + jitter / 2.0)
 }
 
 fn count(outcomes: &[Outcome], stored: u64) {
     for outcome in outcomes {
         metrics::DISPATCHED
-            .with_label_values(&[outcome.provider.unwrap_or("none"), metric_label(outcome)])
+            .with_label_values(&[
+                outcome.provider.as_deref().unwrap_or("none"),
+                metric_label(outcome),
+            ])
             .inc();
+        if let (&"queued", Some(code)) = (&outcome.status, outcome.error_code) {
+            metrics::RETRIES.with_label_values(&[code.as_str()]).inc();
+        }
     }
     let lost = outcomes.len() as u64 - stored;
+    metrics::LATE_OUTCOMES.inc_by(lost);
     if lost > 0 {
         tracing::warn!(lost, "outcomes of SMS came after their lease had run out");
     }
 }
 
 fn metric_label(outcome: &Outcome) -> &'static str {
-    match (outcome.status, outcome.provider) {
+    match (outcome.status, &outcome.provider) {
         ("queued", None) => "put_back",
         ("queued", Some(_)) => "retry",
         (status, _) => status,

@@ -10,8 +10,9 @@ use prometheus::{
 };
 use sqlx::PgPool;
 
+use super::codes::ErrorCode;
 use super::delivery::DeadReason;
-use super::provider::{LogProvider, Provider};
+use super::providers::Providers;
 
 const REGISTERED_ONCE: &str = "each metric has one name and is registered once";
 
@@ -48,6 +49,95 @@ pub static DUPLICATES: LazyLock<IntCounter> = LazyLock::new(|| {
     )
     .expect(REGISTERED_ONCE)
 });
+
+/// Rows written as rejected at once.
+pub static OVER_QUOTA: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "identity_sms_over_quota_total",
+        "SMS rejected because their user's daily quota was used up"
+    )
+    .expect(REGISTERED_ONCE)
+});
+
+/// Deliveries of an SMS that had its row, and other content.
+pub static CONFLICTS: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "identity_sms_idempotency_conflicts_total",
+        "SMS deliveries with a known message_id and another content, which changed nothing"
+    )
+    .expect(REGISTERED_ONCE)
+});
+
+/// Users told of to server A.
+pub static USAGE_TOLD: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "identity_sms_usage_told_total",
+        "Users whose used quota was broadcast to server A, each time"
+    )
+    .expect(REGISTERED_ONCE)
+});
+
+/// Hand-overs of an SMS that may have been handed over before: at most so many are duplicates.
+pub static HANDED_OVER_AGAIN: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "identity_sms_handed_over_again_total",
+        "SMS claimed again because the outcome of their hand-over was not stored within the lease"
+    )
+    .expect(REGISTERED_ONCE)
+});
+
+/// Outcomes that came after another worker had claimed the SMS.
+pub static LATE_OUTCOMES: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "identity_sms_late_outcomes_total",
+        "Outcomes of hand-overs that were not stored because their lease had run out"
+    )
+    .expect(REGISTERED_ONCE)
+});
+
+/// Tries that will be followed by another; label `class` is one of [`RETRY_CLASSES`].
+pub static RETRIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "identity_sms_retries_total",
+        "Hand-overs that failed and will be tried again, by the class of the error",
+        &["class"]
+    )
+    .expect(REGISTERED_ONCE)
+});
+
+/// `refused`: another provider is asked.
+pub const RETRY_CLASSES: [ErrorCode; 5] = [
+    ErrorCode::ProviderTimeout,
+    ErrorCode::ProviderUnreachable,
+    ErrorCode::ProviderBusy,
+    ErrorCode::ProviderUnavailable,
+    ErrorCode::ProviderRefused,
+];
+
+static RECEIPTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "identity_sms_receipts_total",
+        "Delivery receipts by what was done with them",
+        &["provider", "outcome"]
+    )
+    .expect(REGISTERED_ONCE)
+});
+
+/// What becomes of a receipt.
+const RECEIPT_OUTCOMES: [&str; 7] = [
+    "applied",
+    "repeated",
+    "kept",
+    "ignored",
+    "unauthorized",
+    "unreadable",
+    "unknown",
+];
+
+/// Counts a delivery receipt of a provider that sends them; `none` for one that nobody is configured to send.
+pub fn receipt(provider: &str, outcome: &str) {
+    RECEIPTS.with_label_values(&[provider, outcome]).inc();
+}
 
 /// Dead letters; label `reason` is a `DeadReason::label`.
 pub static DEAD_LETTERED: LazyLock<IntCounterVec> = LazyLock::new(|| {
@@ -118,20 +208,44 @@ static BACKLOG_OLDEST: LazyLock<Gauge> = LazyLock::new(|| {
 
 /// Makes the series known from the start: an increase from nothing is not seen by a rate.
 pub fn register() {
-    for counter in [&RECEIVED, &STORED, &DUPLICATES, &ADMITTED_LATE] {
+    for counter in [
+        &RECEIVED,
+        &STORED,
+        &DUPLICATES,
+        &ADMITTED_LATE,
+        &OVER_QUOTA,
+        &CONFLICTS,
+        &USAGE_TOLD,
+        &HANDED_OVER_AGAIN,
+        &LATE_OUTCOMES,
+    ] {
         LazyLock::force(counter);
     }
     LazyLock::force(&QUEUE_AGE);
     for reason in DeadReason::LABELS {
         DEAD_LETTERED.with_label_values(&[reason]);
     }
-    let provider = LogProvider.name();
-    DISPATCH_DURATION.with_label_values(&[provider]);
-    for outcome in ["sent", "retry", "failed"] {
-        DISPATCHED.with_label_values(&[provider, outcome]);
+    RECEIPTS.with_label_values(&["none", "no_provider"]);
+    for class in RETRY_CLASSES {
+        RETRIES.with_label_values(&[class.as_str()]);
     }
-    for outcome in ["put_back", "rejected"] {
+    for outcome in ["put_back", "rejected", "expired", "failed"] {
         DISPATCHED.with_label_values(&["none", outcome]);
+    }
+}
+
+/// The same for the series of each provider, which the configuration names.
+pub fn register_providers(providers: &Providers) {
+    for provider in providers.routes.provider_names() {
+        DISPATCH_DURATION.with_label_values(&[provider]);
+        for outcome in ["sent", "retry", "failed"] {
+            DISPATCHED.with_label_values(&[provider, outcome]);
+        }
+    }
+    for provider in providers.receipts.keys() {
+        for outcome in RECEIPT_OUTCOMES {
+            RECEIPTS.with_label_values(&[provider.as_str(), outcome]);
+        }
     }
 }
 

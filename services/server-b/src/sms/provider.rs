@@ -3,11 +3,14 @@
 //! A trait and not an enum: several gateways stand side by side, and tests put one here that fails.
 
 use std::fmt;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 use wire_contract::UserId;
+
+use super::codes::ErrorCode;
 
 /// An SMS to hand over.
 #[derive(Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -42,8 +45,8 @@ impl fmt::Debug for OutboundSms {
 /// The provider took the SMS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
-    /// The provider's own name for it.
-    pub provider_message_id: String,
+    /// The provider's own name for it, where it told one: its delivery receipts name it.
+    pub provider_message_id: Option<String>,
 }
 
 /// The provider did not take the SMS. The code is stored with the row and shown to the user.
@@ -53,21 +56,26 @@ pub enum SendError {
     /// which nobody knows whether it was sent.
     #[error("not accepted for now: {code}")]
     Retryable {
-        /// Stable error code.
-        code: &'static str,
+        /// Why.
+        code: ErrorCode,
+        /// When to come back, where the provider says so.
+        retry_after: Option<Duration>,
     },
     /// No other try will succeed.
     #[error("refused: {code}")]
     Permanent {
-        /// Stable error code.
-        code: &'static str,
+        /// Why.
+        code: ErrorCode,
     },
+    /// The provider was not asked: as many hand-overs as it may have at once are under way.
+    #[error("no room for another hand-over")]
+    Full,
 }
 
 /// An SMS gateway.
 pub trait Provider: Send + Sync + 'static {
     /// As stored in the row and used as a metric's label.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// Hands one SMS over. May be called again with the same `message_id`, and many times at once.
     fn send<'a>(&'a self, sms: &'a OutboundSms) -> BoxFuture<'a, Result<Accepted, SendError>>;
@@ -77,9 +85,14 @@ pub trait Provider: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LogProvider;
 
+impl LogProvider {
+    /// Where no providers are configured.
+    pub const NAME: &str = "log";
+}
+
 impl Provider for LogProvider {
-    fn name(&self) -> &'static str {
-        "log"
+    fn name(&self) -> &str {
+        Self::NAME
     }
 
     fn send<'a>(&'a self, sms: &'a OutboundSms) -> BoxFuture<'a, Result<Accepted, SendError>> {
@@ -90,7 +103,7 @@ impl Provider for LogProvider {
             encoding = sms.encoding,
             "SMS sent to the log"
         );
-        let provider_message_id = sms.message_id.to_string();
+        let provider_message_id = Some(sms.message_id.to_string());
         std::future::ready(Ok(Accepted {
             provider_message_id,
         }))

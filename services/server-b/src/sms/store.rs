@@ -1,16 +1,17 @@
-//! The statements on `sms_messages`: each handles a batch, and each is a transaction of its own.
+//! A batch of received SMS → `sms_messages` rows, and what they cost their users: one transaction.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use serde::Serialize;
 use service_runtime::database::{StoreError, Traced};
 use service_runtime::trace::TraceContext;
-use sqlx::PgPool;
-use time::OffsetDateTime;
+use sqlx::{PgConnection, PgPool};
+use time::Date;
 use uuid::Uuid;
 use wire_contract::{SmsEnvelope, UserId};
 
-use super::provider::OutboundSms;
+use super::codes::ErrorCode;
+use super::quota::{self, Account, Ledger, NewRow, Plan};
 
 /// An SMS as it came from the queue.
 #[derive(Debug, Clone)]
@@ -20,202 +21,237 @@ pub struct ReceivedSms {
     pub trace: TraceContext,
 }
 
-/// Inserts a batch, all or nothing; returns how many rows are new. A `message_id` that has a row
-/// already, or comes twice, counts as done.
-pub async fn insert(pool: &PgPool, batch: &[&ReceivedSms]) -> Result<u64, StoreError> {
-    fn column<'a, T>(batch: &[&'a ReceivedSms], value: impl Fn(&'a ReceivedSms) -> T) -> Vec<T> {
-        batch.iter().map(|sms| value(sms)).collect()
-    }
-    let inserted = sqlx::query(
-        "INSERT INTO sms_messages (
-             message_id, user_id, recipient, sender, body, encoding, segments, submitted_at,
-             admission_epoch, admission_sequence, admission_cache_age_ms, traceparent, tracestate)
-         SELECT * FROM unnest(
-             $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
-             -- Wider than the column: the insert's own cast refuses what does not fit.
-             $7::integer[],
-             $8::timestamptz[], $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::text[]
-         ) AS sms (message_id)
-         -- One order for all, so that two servers with the same redelivered SMS do not deadlock.
-         ORDER BY message_id
-         ON CONFLICT (message_id) DO NOTHING",
+/// What a committed batch came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Rows written.
+    pub new: u64,
+    /// Of them, those refused because the quota is used up.
+    pub over_quota: u64,
+    /// Deliveries with a known id and another content.
+    pub conflicts: u64,
+    /// Segments used by every user that the batch names, by day.
+    pub usage: Vec<(Account, u32)>,
+}
+
+/// Stores a batch, all or nothing. A `message_id` that has a row already, or comes twice, counts as done. `validity` is
+/// that of SMS that name none.
+pub async fn insert(
+    pool: &PgPool,
+    batch: &[&ReceivedSms],
+    validity: Duration,
+) -> Result<Stored, StoreError> {
+    let accounts: Vec<Account> = quota::accounts_of(batch).into_iter().collect();
+    let mut transaction = pool.begin().await?;
+    lock_usage(&mut transaction, &accounts).await?;
+    // A statement of its own: it sees what those who had the locks before have committed.
+    let (ledger, before) = read_ledger(&mut transaction, batch, &accounts).await?;
+    let plan = quota::plan(batch, ledger);
+    let written = write(&mut transaction, batch, &plan, validity)
+        .traced("INSERT", "sms_messages")
+        .await?;
+    transaction.commit().await?;
+    Ok(Stored {
+        new: written.new.unsigned_abs(),
+        over_quota: written.over_quota.unsigned_abs(),
+        conflicts: plan.conflict_count(),
+        usage: written.usage_after(before),
+    })
+}
+
+/// Makes the rows that are missing, and locks all. One order for everybody, so that nobody deadlocks.
+async fn lock_usage(connection: &mut PgConnection, accounts: &[Account]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO sms_usage (day, user_id, segments)
+         SELECT day, user_id, 0 FROM unnest($1::date[], $2::bigint[]) AS account (day, user_id)
+         ORDER BY day, user_id
+         -- Never true: the row is locked and stays as it is.
+         ON CONFLICT (day, user_id) DO UPDATE SET segments = 0 WHERE false",
+    )
+    .bind(days(accounts))
+    .bind(users(accounts))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Of what the ledger is made: an SMS that has its row, or an account.
+#[derive(sqlx::FromRow)]
+struct LedgerRow {
+    message_id: Option<Uuid>,
+    request_hash: Option<String>,
+    day: Option<Date>,
+    user_id: Option<UserId>,
+    segments: Option<i32>,
+    daily_quota: Option<i32>,
+}
+
+async fn read_ledger(
+    connection: &mut PgConnection,
+    batch: &[&ReceivedSms],
+    accounts: &[Account],
+) -> sqlx::Result<(Ledger, Vec<(Account, u32)>)> {
+    let rows: Vec<LedgerRow> = sqlx::query_as(
+        "SELECT message_id, request_hash, NULL::date AS day, NULL::bigint AS user_id, NULL::integer AS segments,
+                NULL::integer AS daily_quota
+         FROM sms_messages WHERE message_id = ANY ($1)
+         UNION ALL
+         SELECT NULL, NULL, day, user_id, segments, daily_quota
+         FROM unnest($2::date[], $3::bigint[]) AS account (day, user_id)
+         JOIN sms_usage USING (day, user_id)
+         LEFT JOIN users USING (user_id)",
     )
     .bind(column(batch, |sms| sms.envelope.message_id))
-    .bind(column(batch, |sms| sms.envelope.user_id))
-    .bind(column(batch, |sms| sms.envelope.to.as_str()))
-    .bind(column(batch, |sms| sms.envelope.from.as_deref()))
-    .bind(column(batch, |sms| sms.envelope.body.as_str()))
-    .bind(column(batch, |sms| sms.envelope.encoding.as_str()))
-    .bind(column(batch, |sms| i32::from(sms.envelope.segments)))
-    .bind(column(batch, |sms| sms.envelope.submitted_at))
-    .bind(column(batch, |sms| sms.envelope.admission.epoch))
-    .bind(column(batch, |sms| sms.envelope.admission.sequence))
-    .bind(column(batch, |sms| {
-        i64::try_from(sms.envelope.admission.cache_age_ms).unwrap_or(i64::MAX)
-    }))
-    .bind(column(batch, |sms| sms.trace.traceparent.as_deref()))
-    .bind(column(batch, |sms| sms.trace.tracestate.as_deref()))
-    .execute(pool)
-    .traced("INSERT", "sms_messages")
+    .bind(days(accounts))
+    .bind(users(accounts))
+    .fetch_all(connection)
     .await?;
-    Ok(inserted.rows_affected())
+    let (mut ledger, mut usage) = (Ledger::default(), Vec::with_capacity(accounts.len()));
+    for row in rows {
+        if let Some(id) = row.message_id {
+            ledger.known.insert(id, row.request_hash);
+        } else if let (Some(account), Some(used)) = (row.day.zip(row.user_id), row.segments) {
+            let quota = row.daily_quota.map(i64::from);
+            ledger.accounts.insert(account, (used.into(), quota));
+            usage.push((account, used.unsigned_abs()));
+        }
+    }
+    Ok((ledger, usage))
 }
 
-/// A row that was taken for dispatch.
-#[derive(Debug, sqlx::FromRow)]
-pub struct ClaimedSms {
-    #[sqlx(flatten)]
-    pub sms: OutboundSms,
-    /// Times that it was claimed, this one included. Also the fence: see [`finish`].
-    pub attempts: i32,
-    /// Rejected at once: the user is gone or inactive.
-    pub rejected: bool,
-    /// Rejected although it was submitted after the user had been deactivated: the replica's cache was behind.
-    pub admitted_late: bool,
-    pub traceparent: Option<String>,
-    pub tracestate: Option<String>,
+/// What [`write`] did. `days`, `users` and `segments` are the accounts that were charged, and what they have used now.
+#[derive(sqlx::FromRow)]
+struct Written {
+    new: i64,
+    over_quota: i64,
+    days: Vec<Date>,
+    users: Vec<UserId>,
+    segments: Vec<i32>,
 }
 
-/// Rows that one [`claim`] takes at most.
-pub const CLAIM_LIMIT: usize = 256;
+impl Written {
+    fn usage_after(&self, mut usage: Vec<(Account, u32)>) -> Vec<(Account, u32)> {
+        let charged = self.days.iter().zip(&self.users).zip(&self.segments);
+        let charged: HashMap<Account, u32> = charged
+            .map(|((day, user), segments)| ((*day, *user), segments.unsigned_abs()))
+            .collect();
+        for (account, segments) in &mut usage {
+            *segments = charged.get(account).copied().unwrap_or(*segments);
+        }
+        usage
+    }
+}
 
-const CLAIM: &str = "
-    WITH due AS MATERIALIZED (
-        SELECT message_id, user_id, submitted_at FROM sms_messages
-        -- `sending` and due: whoever claimed it did not come back within the lease.
-        WHERE status IN ('queued', 'sending') AND next_attempt_at <= now()
-        -- The longest due first, and nothing that another worker is claiming right now.
-        ORDER BY next_attempt_at
-        -- A literal: of a parameter the planner thinks that it may be a tenth of the backlog, and
-        -- then reads the whole table for the join below.
-        LIMIT 256
-        FOR UPDATE SKIP LOCKED
-    ), checked AS (
-        -- The cache of server A may have been behind: what counts are the users of this moment.
-        SELECT due.message_id,
-               CASE WHEN users.user_id IS NULL THEN 'user_deleted'
-                    WHEN NOT users.is_active THEN 'user_inactive' END AS refusal,
-               coalesce(NOT users.is_active AND users.updated_at < due.submitted_at, false) AS late
-        FROM due LEFT JOIN users USING (user_id)
+const WRITE: &str = "
+    WITH inserted AS (
+        INSERT INTO sms_messages (
+            message_id, user_id, recipient, sender, body, encoding, segments, submitted_at, admission_epoch,
+            admission_sequence, admission_cache_age_ms, traceparent, tracestate, client_reference, request_hash,
+            idempotency_conflicts, expires_at, status, error_code, history)
+        SELECT message_id, user_id, recipient, sender, body, encoding, segments, submitted_at, admission_epoch,
+               admission_sequence, admission_cache_age_ms, traceparent, tracestate, client_reference, request_hash,
+               conflicts, coalesce(expires_at, submitted_at + make_interval(secs => $19)),
+               CASE WHEN refusal IS NULL THEN 'queued' ELSE 'rejected' END, refusal,
+               CASE WHEN refusal IS NULL THEN '[]' ELSE jsonb_build_array(
+                   jsonb_build_object('status', 'rejected', 'at', now(), 'error_code', refusal)) END
+        FROM unnest(
+            $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
+            -- Wider than the column: the insert's own cast refuses what does not fit.
+            $7::integer[],
+            $8::timestamptz[], $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[],
+            $15::text[], $16::integer[], $17::timestamptz[], $18::text[]
+        ) AS sms (message_id, user_id, recipient, sender, body, encoding, segments, submitted_at, admission_epoch,
+                  admission_sequence, admission_cache_age_ms, traceparent, tracestate, client_reference,
+                  request_hash, conflicts, expires_at, refusal)
+        -- One order for all, so that two servers with the same redelivered SMS do not deadlock.
+        ORDER BY message_id
+        ON CONFLICT (message_id) DO NOTHING
+        RETURNING user_id, (submitted_at AT TIME ZONE 'UTC')::date AS day, segments, status
+    ), charged AS (
+        -- By what was inserted, and by nothing else.
+        UPDATE sms_usage SET segments = sms_usage.segments + cost.segments
+        FROM (SELECT day, user_id, sum(segments)::integer AS segments FROM inserted WHERE status = 'queued'
+              GROUP BY day, user_id) AS cost
+        WHERE sms_usage.day = cost.day AND sms_usage.user_id = cost.user_id
+        RETURNING sms_usage.day, sms_usage.user_id, sms_usage.segments
+    ), conflicting AS (
+        UPDATE sms_messages SET idempotency_conflicts = idempotency_conflicts + conflict.count
+        FROM unnest($20::uuid[], $21::integer[]) AS conflict (message_id, count)
+        WHERE sms_messages.message_id = conflict.message_id
+    ), used_keys AS (
+        -- Once an hour is enough. Whoever has the row locked writes something more important.
+        UPDATE api_keys SET last_used_at = now()
+        WHERE key_id IN (
+            SELECT key_id FROM api_keys
+            WHERE digest = ANY ($22) AND (last_used_at IS NULL OR last_used_at < now() - interval '1 hour')
+            FOR NO KEY UPDATE SKIP LOCKED)
     )
-    UPDATE sms_messages AS sms
-    SET status = CASE WHEN refusal IS NULL THEN 'sending' ELSE 'rejected' END,
-        status_changed_at = now(),
-        error_code = refusal,
-        attempts = sms.attempts + 1,
-        -- No other worker takes it before the lease has run out.
-        next_attempt_at = now() + make_interval(secs => $1)
-    FROM checked
-    WHERE sms.message_id = checked.message_id
-    RETURNING sms.message_id, sms.user_id, sms.recipient, sms.sender, sms.body, sms.encoding,
-              sms.segments, sms.attempts, refusal IS NOT NULL AS rejected, late AS admitted_late,
-              sms.traceparent, sms.tracestate";
+    SELECT (SELECT count(*) FROM inserted) AS new,
+           (SELECT count(*) FROM inserted WHERE status = 'rejected') AS over_quota,
+           ARRAY (SELECT day FROM charged ORDER BY day, user_id) AS days,
+           ARRAY (SELECT user_id FROM charged ORDER BY day, user_id) AS users,
+           ARRAY (SELECT segments FROM charged ORDER BY day, user_id) AS segments";
 
-/// Takes due rows: those whose user may still send are held until `lease` has passed, the others are
-/// rejected for good.
-pub async fn claim(pool: &PgPool, lease: Duration) -> sqlx::Result<Vec<ClaimedSms>> {
-    sqlx::query_as(CLAIM)
-        .bind(lease.as_secs_f64())
-        .fetch_all(pool)
+async fn write(
+    connection: &mut PgConnection,
+    batch: &[&ReceivedSms],
+    plan: &Plan<'_>,
+    validity: Duration,
+) -> sqlx::Result<Written> {
+    let rows = plan.rows.as_slice();
+    let sms: Vec<&ReceivedSms> = rows.iter().map(|row| row.sms).collect();
+    let sms = sms.as_slice();
+    let (conflicting, conflicts): (Vec<Uuid>, Vec<i32>) = plan.conflicts.iter().unzip();
+    sqlx::query_as(WRITE)
+        .bind(column(sms, |sms| sms.envelope.message_id))
+        .bind(column(sms, |sms| sms.envelope.user_id))
+        .bind(column(sms, |sms| sms.envelope.to.as_str()))
+        .bind(column(sms, |sms| sms.envelope.from.as_deref()))
+        .bind(column(sms, |sms| sms.envelope.body.as_str()))
+        .bind(column(sms, |sms| sms.envelope.encoding.as_str()))
+        .bind(column(sms, |sms| i32::from(sms.envelope.segments)))
+        .bind(column(sms, |sms| sms.envelope.submitted_at))
+        .bind(column(sms, |sms| sms.envelope.admission.epoch))
+        .bind(column(sms, |sms| sms.envelope.admission.sequence))
+        .bind(column(sms, |sms| {
+            i64::try_from(sms.envelope.admission.cache_age_ms).unwrap_or(i64::MAX)
+        }))
+        .bind(column(sms, |sms| sms.trace.traceparent.as_deref()))
+        .bind(column(sms, |sms| sms.trace.tracestate.as_deref()))
+        .bind(column(sms, |sms| sms.envelope.client_reference.as_deref()))
+        .bind(column(sms, |sms| sms.envelope.request_hash.as_deref()))
+        .bind(rows.iter().map(|row| row.conflicts).collect::<Vec<i32>>())
+        .bind(column(sms, |sms| sms.envelope.expires_at))
+        .bind(rows.iter().map(refusal).collect::<Vec<_>>())
+        .bind(validity.as_secs_f64())
+        .bind(conflicting)
+        .bind(conflicts)
+        .bind(used_keys(batch))
+        .fetch_one(connection)
         .await
 }
 
-/// What to store of one hand-over.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
-    pub message_id: Uuid,
-    /// [`ClaimedSms::attempts`] of the claim that it belongs to.
-    pub attempts: i32,
-    /// `sent`, `failed`, or `queued` for another try.
-    pub status: &'static str,
-    /// Who was asked, if anyone was.
-    pub provider: Option<&'static str>,
-    pub provider_message_id: Option<String>,
-    pub error_code: Option<&'static str>,
-    /// When the next try is due, from now.
-    pub retry_after: Duration,
+fn refusal(row: &NewRow<'_>) -> Option<&'static str> {
+    row.over_quota.then_some(ErrorCode::QuotaExceeded.as_str())
 }
 
-/// Stores outcomes. Rows that another worker has claimed since, because the lease ran out, are left to
-/// it: the result tells how many were stored.
-pub async fn finish(pool: &PgPool, outcomes: &[Outcome]) -> sqlx::Result<u64> {
-    fn column<'a, T>(outcomes: &'a [Outcome], value: impl Fn(&'a Outcome) -> T) -> Vec<T> {
-        outcomes.iter().map(value).collect()
-    }
-    let stored = sqlx::query(
-        "UPDATE sms_messages AS sms
-         SET status = outcome.status,
-             status_changed_at = now(),
-             provider = coalesce(outcome.provider, sms.provider),
-             provider_message_id = outcome.provider_message_id,
-             error_code = outcome.error_code,
-             next_attempt_at = now() + make_interval(secs => outcome.retry_after)
-         FROM unnest(
-             $1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::text[], $7::float8[]
-         ) AS outcome (message_id, attempts, status, provider, provider_message_id, error_code,
-                       retry_after)
-         -- Each claim counts one attempt more: an older claim's outcome finds no row.
-         WHERE sms.message_id = outcome.message_id
-           AND sms.status = 'sending' AND sms.attempts = outcome.attempts",
-    )
-    .bind(column(outcomes, |outcome| outcome.message_id))
-    .bind(column(outcomes, |outcome| outcome.attempts))
-    .bind(column(outcomes, |outcome| outcome.status))
-    .bind(column(outcomes, |outcome| outcome.provider))
-    .bind(column(outcomes, |outcome| {
-        outcome.provider_message_id.as_deref()
-    }))
-    .bind(column(outcomes, |outcome| outcome.error_code))
-    .bind(column(outcomes, |outcome| {
-        outcome.retry_after.as_secs_f64()
-    }))
-    .execute(pool)
-    .await?;
-    Ok(stored.rows_affected())
+/// The keys that the batch was sent with, each once.
+fn used_keys(batch: &[&ReceivedSms]) -> Vec<Vec<u8>> {
+    let keys = batch.iter().filter_map(|sms| sms.envelope.key_digest);
+    let keys: HashSet<_> = keys.collect();
+    keys.iter()
+        .map(|digest| digest.as_bytes().to_vec())
+        .collect()
 }
 
-/// What became of an SMS, without its number and text.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-pub struct SmsStatus {
-    /// Names it.
-    pub message_id: Uuid,
-    /// Who sent it.
-    pub user_id: UserId,
-    /// `queued`, `sending`, `sent`, `delivered`, `undelivered`, `failed`, `expired` or `rejected`.
-    pub status: String,
-    /// Why it was rejected or failed.
-    pub error_code: Option<String>,
-    /// Times that it was taken for dispatch.
-    pub attempts: i32,
-    /// When server A took it.
-    #[serde(with = "time::serde::rfc3339")]
-    pub submitted_at: OffsetDateTime,
-    /// When it came from the queue.
-    #[serde(with = "time::serde::rfc3339")]
-    pub received_at: OffsetDateTime,
-    /// Since when `status` is what it is.
-    #[serde(with = "time::serde::rfc3339")]
-    pub status_changed_at: OffsetDateTime,
+fn column<'a, T>(batch: &[&'a ReceivedSms], value: impl Fn(&'a ReceivedSms) -> T) -> Vec<T> {
+    batch.iter().map(|sms| value(sms)).collect()
 }
 
-/// The state of an SMS.
-pub async fn find(pool: &PgPool, message_id: Uuid) -> sqlx::Result<Option<SmsStatus>> {
-    sqlx::query_as(
-        "SELECT message_id, user_id, status, error_code, attempts, submitted_at, received_at,
-                status_changed_at
-         FROM sms_messages WHERE message_id = $1",
-    )
-    .bind(message_id)
-    .fetch_optional(pool)
-    .await
+fn days(accounts: &[Account]) -> Vec<Date> {
+    accounts.iter().map(|(day, _)| *day).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_claim_takes_as_many_rows_as_its_limit_says() {
-        assert!(CLAIM.contains(&format!("LIMIT {CLAIM_LIMIT}\n")));
-    }
+fn users(accounts: &[Account]) -> Vec<UserId> {
+    accounts.iter().map(|(_, user_id)| *user_id).collect()
 }

@@ -100,6 +100,24 @@ fn queue() -> Row {
                 "sum(increase(identity_sms_admitted_after_revocation_total{@}[1h]))",
                 "SMS",
             ),
+            Panel::lines(
+                "Over quota, expired, conflicts",
+                "none",
+                "Within the last hour: rejected for the daily quota, not taken in time, other content under a known id.",
+            )
+            .width(24)
+            .query(
+                "sum(increase(identity_sms_over_quota_total{@}[1h]))",
+                "over quota",
+            )
+            .query(
+                "sum(increase(identity_sms_dispatched_total{@, outcome=\"expired\"}[1h]))",
+                "expired",
+            )
+            .query(
+                "sum(increase(identity_sms_idempotency_conflicts_total{@}[1h]))",
+                "conflicts",
+            ),
         ],
     }
 }
@@ -151,6 +169,31 @@ fn provider() -> Row {
             )
             .width(12)
             .query("max(identity_sms_backlog_oldest_seconds{@})", "age"),
+            Panel::stacked(
+                "Delivery receipts",
+                "ops",
+                "By provider and what was done; `kept`: no SMS had the id yet.",
+            )
+            .width(12)
+            .query(
+                "sum by (provider, outcome) \
+                 (rate(identity_sms_receipts_total{@}[$__rate_interval])) > 0",
+                "{{provider}} {{outcome}}",
+            ),
+            Panel::lines(
+                "Retries and repeated hand-overs",
+                "none",
+                "Within the last hour: failed tries by class; `again`: the outcome was lost, perhaps a duplicate.",
+            )
+            .width(12)
+            .query(
+                "sum by (class) (increase(identity_sms_retries_total{@}[1h]))",
+                "{{class}}",
+            )
+            .query(
+                "sum(increase(identity_sms_handed_over_again_total{@}[1h]))",
+                "again",
+            ),
         ],
     }
 }

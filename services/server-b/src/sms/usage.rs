@@ -1,0 +1,148 @@
+//! Usage of the quota → `sms_usage_exchange`: so that server A refuses early what would be refused here.
+//!
+//! Only a hint, and absolute: a lost, late or repeated message does no harm.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use service_runtime::amqp::{Connector, Message, Publisher, declare_exchange};
+use sqlx::PgPool;
+use time::macros::format_description;
+use time::{Date, OffsetDateTime};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wire_contract::{SMS_USAGE_EXCHANGE, SmsUsage, UsageEntry, UserId, encode_json, specs};
+
+use super::metrics;
+use super::quota::Account;
+
+const SMS_USAGE: &str = "sms.usage";
+/// Batches of so long are told of together.
+const COALESCE: Duration = Duration::from_millis(200);
+/// How often all that have used up their quota are told, for replicas that have started since.
+const EXHAUSTED_EVERY: Duration = Duration::from_secs(30);
+/// Users of one message at most.
+const MESSAGE_USERS: usize = 1000;
+
+/// What is yet to be told. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Usage {
+    pending: Arc<Mutex<HashMap<Account, u32>>>,
+    changed: Arc<Notify>,
+}
+
+impl Usage {
+    /// Takes what a committed batch says. Usage only grows, so of two values the higher is the newer.
+    pub fn report(&self, usage: impl IntoIterator<Item = (Account, u32)>) {
+        let mut pending = self.pending.lock();
+        for (account, segments) in usage {
+            let known = pending.entry(account).or_default();
+            *known = segments.max(*known);
+        }
+        drop(pending);
+        self.changed.notify_one();
+    }
+
+    /// Tells until `shutdown`.
+    ///
+    /// # Errors
+    /// None: what could not be told is told later.
+    pub async fn run(
+        self,
+        pool: PgPool,
+        publisher: Publisher,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut exhausted_at = Instant::now();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = self.changed.notified() => tokio::time::sleep(COALESCE).await,
+                () = tokio::time::sleep_until(exhausted_at) => {
+                    exhausted_at = Instant::now() + EXHAUSTED_EVERY;
+                    match exhausted(&pool).await {
+                        Ok(users) => self.report(users),
+                        Err(error) => {
+                            let error = error.to_string();
+                            tracing::warn!(error, "cannot read who has used up the quota");
+                        }
+                    }
+                }
+            }
+            let pending = std::mem::take(&mut *self.pending.lock());
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = self.tell(&publisher, pending) => {}
+            }
+        }
+    }
+
+    async fn tell(&self, publisher: &Publisher, pending: HashMap<Account, u32>) {
+        let mut days = BTreeMap::<Date, Vec<UsageEntry>>::new();
+        for ((day, user_id), segments) in pending {
+            let users = days.entry(day).or_default();
+            users.push(UsageEntry { user_id, segments });
+        }
+        for (day, users) in days {
+            for users in users.chunks(MESSAGE_USERS) {
+                if let Err(error) = publish(publisher, day, users).await {
+                    tracing::debug!(error = format!("{error:#}"), "usage not told, trying again");
+                    self.put_back(day, users);
+                    // Also keeps a broker that is away from being asked without a pause.
+                    tokio::time::sleep(COALESCE).await;
+                }
+            }
+        }
+    }
+
+    fn put_back(&self, day: Date, users: &[UsageEntry]) {
+        self.report(users.iter().map(|it| ((day, it.user_id), it.segments)));
+    }
+}
+
+async fn publish(publisher: &Publisher, day: Date, users: &[UsageEntry]) -> anyhow::Result<()> {
+    let usage = SmsUsage {
+        day: day.format(format_description!("[year]-[month]-[day]"))?,
+        users: users.to_vec(),
+    };
+    let message = Message::to_fanout(SMS_USAGE_EXCHANGE, SMS_USAGE, encode_json(&usage));
+    publisher.publish(message).await?;
+    metrics::USAGE_TOLD.inc_by(users.len() as u64);
+    Ok(())
+}
+
+/// Who has used up the quota of this UTC day.
+async fn exhausted(pool: &PgPool) -> sqlx::Result<Vec<(Account, u32)>> {
+    let today = OffsetDateTime::now_utc().date();
+    let users: Vec<(UserId, i32)> = sqlx::query_as(
+        "SELECT user_id, segments FROM sms_usage JOIN users USING (user_id)
+         WHERE day = $1 AND segments >= daily_quota",
+    )
+    .bind(today)
+    .fetch_all(pool)
+    .await?;
+    let users = users.into_iter();
+    Ok(users
+        .map(|(user_id, segments)| ((today, user_id), segments.unsigned_abs()))
+        .collect())
+}
+
+/// The publisher for [`Usage::run`], and the task that must run for it.
+pub fn publisher(
+    connector: Connector,
+    shutdown: CancellationToken,
+) -> (
+    Publisher,
+    impl Future<Output = anyhow::Result<()>> + Send + 'static,
+) {
+    Publisher::new(
+        connector,
+        "sms usage",
+        |channel| async move { declare_exchange(&channel, &specs::sms_usage()).await }.boxed(),
+        shutdown,
+    )
+}

@@ -1,0 +1,157 @@
+//! Providers that fail, hang and refuse; routes, retries and validity.
+
+use serde_json::json;
+use test_support::app::DEADLINE;
+use test_support::eventually;
+
+use super::b_gateway::{Behaviour, Gateway};
+use super::b_world::{World, id};
+
+const STATE: &str = "SELECT status || coalesce(' ' || provider, '') || coalesce(' ' || error_code, '') FROM sms_messages";
+
+#[test]
+fn a_gateway_gets_the_sms_as_configured_with_the_token_and_the_secret() {
+    let gateway = Gateway::start("first");
+    let world = World::with_gateways(&[&gateway]);
+    let user = world.user("alice", 10);
+    world.send(user, 1);
+    world.until(STATE, "sent first");
+    let asked = &gateway.asked()[0];
+    let expected = json!({
+        "kind": "sms", "sender": "ACME", "message": {"to": "+14155550123", "text": "a test"},
+    });
+    assert_eq!(asked.body, expected);
+    assert_eq!(asked.headers["idempotency-key"], id(1));
+    assert_eq!(asked.headers["content-type"], "application/json");
+    assert!(asked.headers["authorization"].starts_with("Bearer secret-of-the-gateway"));
+    let stored = world.sql("SELECT provider_message_id FROM sms_messages");
+    assert_eq!(stored, "first-0");
+    world.assert_no_secrets_logged();
+}
+
+#[test]
+fn the_next_provider_is_asked_when_one_fails_or_hangs_and_each_step_is_told() {
+    let (first, second, third) = (
+        Gateway::start("first"),
+        Gateway::start("second"),
+        Gateway::start("third"),
+    );
+    first.behave(Behaviour::Refuse(503, None));
+    second.behave(Behaviour::Hang);
+    let world = World::with_gateways(&[&first, &second, &third]);
+    let user = world.user("alice", 10);
+    world.send(user, 1);
+    world.until(STATE, "sent third");
+    assert_eq!((first.asked().len(), second.asked().len()), (1, 1));
+
+    let told = world.internal(&format!("{user}/sms/{}", id(1)));
+    let steps = told.body["history"].as_array().cloned().unwrap_or_default();
+    let steps: Vec<String> = steps
+        .iter()
+        .map(|step| match step["error_code"].as_str() {
+            Some(code) => format!("{}:{code}", step["status"].as_str().unwrap_or_default()),
+            None => step["status"].as_str().unwrap_or_default().to_owned(),
+        })
+        .collect();
+    let expected = [
+        "queued",
+        "sending",
+        "queued:provider_unavailable",
+        "sending",
+        "queued:provider_timeout",
+        "sending",
+        "sent",
+    ];
+    assert_eq!(steps, expected);
+    for class in ["provider_unavailable", "provider_timeout"] {
+        let label = format!("class=\"{class}\"");
+        assert_eq!(world.metric("identity_sms_retries_total", &label), 1);
+    }
+}
+
+#[test]
+fn a_refusal_falls_over_only_where_the_route_says_so() {
+    let (first, second) = (Gateway::start("first"), Gateway::start("second"));
+    let world = World::with_gateways(&[&first, &second]);
+    let user = world.user("alice", 10);
+    first.behave(Behaviour::Refuse(400, None));
+    world.send(user, 1);
+    world.until(STATE, "sent second");
+
+    // The route of +49 asks the other way round, and takes no for an answer.
+    second.behave(Behaviour::Refuse(400, None));
+    first.behave(Behaviour::Accept);
+    world.publish(&world.envelope(user, 2, &json!({"to": "+4915112345678"})));
+    world.until(
+        &format!("{STATE} WHERE message_id = '{}'", id(2)),
+        "failed second provider_refused",
+    );
+    assert_eq!(first.asked().len(), 1);
+}
+
+#[test]
+fn a_gateway_that_asks_for_time_gets_it() {
+    let gateway = Gateway::start("first");
+    gateway.behave(Behaviour::Refuse(429, Some("3000")));
+    let world = World::with_gateways(&[&gateway]);
+    let user = world.user("alice", 10);
+    world.send(user, 1);
+    world.until(STATE, "queued first provider_busy");
+    let waits =
+        "SELECT next_attempt_at BETWEEN now() + interval '2900 s' AND now() + interval '3400 s'
+                 FROM sms_messages";
+    assert_eq!(world.sql(waits), "t");
+    assert_eq!(gateway.asked().len(), 1);
+}
+
+#[test]
+fn an_sms_expires_before_its_first_try_and_between_two() {
+    let gateway = Gateway::start("first");
+    gateway.behave(Behaviour::Refuse(429, Some("3000")));
+    let world = World::with_gateways(&[&gateway]);
+    let user = world.user("alice", 10);
+    world.publish(&world.envelope(user, 1, &json!({"expires_at": world.time("-1 s")})));
+    world.until(STATE, "expired validity_expired");
+    assert_eq!(gateway.asked().len(), 0);
+
+    // Its next try would be in an hour.
+    world.publish(&world.envelope(user, 2, &json!({"expires_at": world.time("10 s")})));
+    world.until(
+        &format!("{STATE} WHERE message_id = '{}'", id(2)),
+        "expired first validity_expired",
+    );
+    assert_eq!(gateway.asked().len(), 1);
+    eventually(DEADLINE, "both to be counted", || {
+        world.metric("identity_sms_dispatched_total", "outcome=\"expired\"") == 2
+    });
+}
+
+#[test]
+fn the_default_validity_is_the_configured_one() {
+    let world = World::new().env("SMS_VALIDITY_SECONDS", "600").started();
+    let user = world.user("alice", 10);
+    world.send(user, 1);
+    world.until(
+        "SELECT expires_at - submitted_at FROM sms_messages",
+        "00:10:00",
+    );
+}
+
+#[test]
+fn a_wrong_providers_file_stops_the_start_and_names_the_field() {
+    let world = World::new();
+    let file = world.write(
+        "providers.yaml",
+        "providers: {log: log}\nroutes: [{prefix: '', providers: [lgo]}]\n",
+    );
+    let process = world
+        .command()
+        .env("PROVIDERS_FILE", file)
+        .start()
+        .expect("it starts");
+    let status = process.wait_exit(DEADLINE).expect("it ends");
+    assert!(!status.success());
+    let output = process.output();
+    let expected = "PROVIDERS_FILE, routes[0].providers: there is no provider `lgo`";
+    assert!(output.contains(expected), "{output}");
+}

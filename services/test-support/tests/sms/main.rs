@@ -1,0 +1,10 @@
+//! The SMS service, on real servers and with real processes. Run by `cargo xtask test`.
+
+mod b_dispatch;
+mod b_gateway;
+mod b_kill;
+mod b_receipts;
+mod b_records;
+mod b_retention;
+mod b_storing;
+mod b_world;
