@@ -54,7 +54,7 @@ const SMS: [Purge; 2] = [
 ];
 
 /// With ages of their own.
-const OTHERS: [Purge; 2] = [
+const OTHERS: [Purge; 3] = [
     Purge {
         table: "syncs",
         sql: "DELETE FROM syncs WHERE sync_id IN (
@@ -68,11 +68,19 @@ const OTHERS: [Purge; 2] = [
                   WHERE received_at < now() - make_interval(days => $1, secs => fail_closed_after_ms / 1000.0)
                   LIMIT 1000 FOR UPDATE SKIP LOCKED)",
     },
+    Purge {
+        table: "revocations",
+        sql: "DELETE FROM revocations WHERE user_id IN (
+                  SELECT user_id FROM revocations WHERE revoked_at < now() - make_interval(days => $1)
+                  ORDER BY revoked_at LIMIT 1000 FOR UPDATE SKIP LOCKED)",
+    },
 ];
 /// Days after which a full sync that has ended is forgotten.
 const SYNCS_DAYS: i32 = 30;
 /// Days, beyond its lease, after which a replica that does not report is forgotten.
 const REPLICAS_DAYS: i32 = 1;
+/// Days for which it is known when a user lost the right to send: no SMS waits for so long.
+const REVOCATIONS_DAYS: i32 = 30;
 
 /// Makes the series known from the start.
 pub fn register_metrics() {
@@ -115,9 +123,10 @@ async fn purge_all(pool: &PgPool, sms_days: i32) -> sqlx::Result<()> {
             purge(pool, what, sms_days).await?;
         }
     }
-    let [syncs, replicas] = &OTHERS;
+    let [syncs, replicas, revocations] = &OTHERS;
     purge(pool, syncs, SYNCS_DAYS).await?;
-    purge(pool, replicas, REPLICAS_DAYS).await
+    purge(pool, replicas, REPLICAS_DAYS).await?;
+    purge(pool, revocations, REVOCATIONS_DAYS).await
 }
 
 async fn purge(pool: &PgPool, what: &Purge, days: i32) -> sqlx::Result<()> {

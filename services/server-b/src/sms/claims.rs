@@ -22,7 +22,7 @@ pub struct ClaimedSms {
     pub status: String,
     /// Its last lease ran out: it may have been handed over already.
     pub again: bool,
-    /// Rejected although it was submitted after the user had been deactivated: the replica's cache was behind.
+    /// Rejected although it was submitted after the user had been deactivated or deleted: the replica's cache was behind.
     pub admitted_late: bool,
     pub traceparent: Option<String>,
     pub tracestate: Option<String>,
@@ -48,8 +48,9 @@ const CLAIM: &str = "
                CASE WHEN users.user_id IS NULL THEN 'user_deleted'
                     WHEN NOT users.is_active THEN 'user_inactive'
                     WHEN due.expires_at <= now() THEN 'validity_expired' END AS refusal,
-               coalesce(NOT users.is_active AND users.updated_at < due.submitted_at, false) AS late
-        FROM due LEFT JOIN users USING (user_id)
+               users.is_active IS DISTINCT FROM true
+                   AND coalesce(revocations.revoked_at < due.submitted_at, false) AS late
+        FROM due LEFT JOIN users USING (user_id) LEFT JOIN revocations USING (user_id)
     ), judged AS (
         SELECT *, CASE WHEN refusal IS NULL THEN 'sending'
                        WHEN refusal = 'validity_expired' THEN 'expired' ELSE 'rejected' END AS verdict

@@ -83,7 +83,7 @@ fn an_sms_whose_user_is_gone_or_inactive_by_then_is_rejected_with_the_reason() {
         "identity_sms_admitted_after_revocation_total",
         "",
     );
-    assert!((late - 1.0).abs() < f64::EPSILON, "{late}");
+    assert!((late - 2.0).abs() < f64::EPSILON, "{late}");
 }
 
 #[test]
