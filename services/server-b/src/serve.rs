@@ -20,7 +20,7 @@ use crate::full_sync::FullSyncs;
 use crate::keys::KeyRing;
 use crate::relay::{self, Relay, RelayStatus};
 use crate::snapshot::Snapshots;
-use crate::{MIGRATOR, api, audit, metrics, replicas, sms};
+use crate::{MIGRATOR, api, audit, audit_log, metrics, replicas, sms};
 
 /// Runs until a signal; an error is a task that died.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
@@ -73,7 +73,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         pool: pool.clone(),
         keys: keys.clone(),
         admin_token,
-    });
+    })?;
     lifecycle.intake(
         "public server",
         public_server.serve(router, shutdown.clone()),
@@ -107,6 +107,12 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let interval = Duration::from_secs(args.audit_interval_seconds);
     let audits = audit::run(pool.clone(), interval, suspicion, gate.shutdown.clone());
     lifecycle.intake("audits", gate.run(audits));
+    let log = audit_log::run(
+        pool.clone(),
+        args.audit_log_retention_days,
+        gate.shutdown.clone(),
+    );
+    lifecycle.intake("audit log", gate.run(log));
     lifecycle.intake("snapshots", gate.run(snapshots.run(gate.shutdown.clone())));
     let reports = replicas::run(
         connector.clone(),

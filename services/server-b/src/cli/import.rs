@@ -11,9 +11,10 @@ use service_runtime::config::DatabaseArgs;
 use wire_contract::{KeyDigest, UserId};
 
 use super::connect_migrated;
+use super::output::open;
 use super::progress::Progress;
 use super::rows::{self, Fault, Row, refuse};
-use super::users::open;
+use super::users::users;
 use crate::keys::{KeyArgs, KeyRing, NewKey};
 use crate::users::{ImportedChange, KeyOwners, NewUser, UserIds, Users};
 
@@ -69,7 +70,7 @@ struct Plan {
 pub async fn run(args: ImportArgs) -> anyhow::Result<()> {
     let keys = KeyRing::from_args(&args.keys)?;
     let rows = rows::read(open(&args.file)?)?;
-    let users = Users::new(connect_migrated(&args.database).await?);
+    let users = users(&connect_migrated(&args.database).await?);
     let plan = plan(&users, rows, args.on_conflict).await?;
     let (created, updated, skipped) = (plan.create.len(), plan.update.len(), plan.skipped);
     write(&users, &keys, plan, args.generated_keys_out.as_deref()).await?;
@@ -149,7 +150,7 @@ async fn write(
 ) -> anyhow::Result<()> {
     let total = (plan.create.len() + plan.update.len()) as u64;
     let mut keys_file = open_keys_file(&plan.create, keys_out)?;
-    let mut progress = Progress::new("import");
+    let mut progress = Progress::new("import", "users");
     let mut done = 0;
     let mut create = plan.create.into_iter();
     let mut update = plan.update.into_iter();
@@ -192,6 +193,7 @@ async fn create_batch(
             is_active: row.is_active.unwrap_or(NewUser::IS_ACTIVE),
             daily_quota: row.daily_quota.unwrap_or(NewUser::DAILY_QUOTA),
             api_key,
+            key_expires_at: None,
         });
     }
     // On disk before the commit: a key that is lost cannot be shown again.

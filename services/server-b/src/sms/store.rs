@@ -176,7 +176,7 @@ pub async fn finish(pool: &PgPool, outcomes: &[Outcome]) -> sqlx::Result<u64> {
 }
 
 /// What became of an SMS, without its number and text.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema, sqlx::FromRow)]
 pub struct SmsStatus {
     /// Names it.
     pub message_id: Uuid,

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 use wire_contract::{KeyDigest, UserId};
 
-use super::store::in_transaction;
 use super::{NewUser, UserError, Users};
+use crate::actor::in_transaction;
 use crate::keys::{KeyRing, NewKey};
 
 /// User ids by username.
@@ -76,7 +76,7 @@ impl Users {
     /// Creates all of them in one transaction, or none.
     pub async fn create_many(&self, keys: &KeyRing, users: Vec<NewUser>) -> Result<(), UserError> {
         let keys = keys.clone();
-        in_transaction(&self.pool, move |tx| {
+        in_transaction(&self.pool, &self.actor, move |tx| {
             Box::pin(async move {
                 let user_ids = draw_user_ids(tx, users.len()).await?;
                 let mut columns = KeyColumns::default();
@@ -98,7 +98,7 @@ impl Users {
         changes: Vec<ImportedChange>,
     ) -> Result<(), UserError> {
         let keys = keys.clone();
-        in_transaction(&self.pool, move |tx| {
+        in_transaction(&self.pool, &self.actor, move |tx| {
             Box::pin(async move {
                 lock_users(tx, &changes).await?;
                 update_users(tx, &changes).await?;
