@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use service_runtime::trace::TraceContext;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tokio::task::JoinError;
 use tracing::{Instrument, Span};
 
@@ -72,21 +72,30 @@ where
 {
     let (pool, actor) = (pool.clone(), actor.clone());
     let task = async move {
-        let mut tx = pool.begin().await?;
-        let trace = TraceContext::current();
-        sqlx::query(
-            "SELECT set_config('identity_sync.actor', $1, true),
-                    set_config('identity_sync.traceparent', coalesce($2, ''), true),
-                    set_config('identity_sync.tracestate', coalesce($3, ''), true)",
-        )
-        .bind(actor.as_str())
-        .bind(trace.traceparent)
-        .bind(trace.tracestate)
-        .execute(&mut *tx)
-        .await?;
+        let mut tx = begin(&pool, &actor).await?;
         let done = work(&mut tx).await?;
         tx.commit().await?;
         Ok(done)
     };
     tokio::spawn(task.instrument(Span::current())).await?
+}
+
+/// Begins a transaction of the actor; not where the caller may be cancelled, see [`in_transaction`].
+pub(crate) async fn begin(
+    pool: &PgPool,
+    actor: &Actor,
+) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let mut tx = pool.begin().await?;
+    let trace = TraceContext::current();
+    sqlx::query(
+        "SELECT set_config('identity_sync.actor', $1, true),
+                set_config('identity_sync.traceparent', coalesce($2, ''), true),
+                set_config('identity_sync.tracestate', coalesce($3, ''), true)",
+    )
+    .bind(actor.as_str())
+    .bind(trace.traceparent)
+    .bind(trace.tracestate)
+    .execute(&mut *tx)
+    .await?;
+    Ok(tx)
 }

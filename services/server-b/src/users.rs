@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use wire_contract::UserId;
 
 pub use filter::UserFilter;
-pub use import::{ImportedChange, KeyOwners, UserIds};
+pub use import::{Applied, Conflict, Import, ImportRow, ImportedKey, OnConflict};
 pub use keys::UserKey;
 pub use store::Users;
 

@@ -14,6 +14,8 @@
   value: {{ .Values.serverB.databaseMaxConnections | int64 | quote }}
 - name: AUDIT_INTERVAL_SECONDS
   value: {{ .Values.serverB.auditIntervalSeconds | int64 | quote }}
+- name: AUDIT_LOG_RETENTION_DAYS
+  value: {{ .Values.serverB.auditLogRetentionDays | int64 | quote }}
 {{- end }}
 
 {{- define "identity-sync.serverB.volumes" -}}
