@@ -18,12 +18,14 @@ use sqlx::{Connection, PgConnection, PgPool};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 use uuid::Uuid;
 use wire_contract::{
     CONFIG_EVENTS_EXCHANGE, ConfigEvent, DIGEST_VERSION, SyncAborted, SyncCompleted, SyncStarted,
     UserUpdated,
 };
 
+use crate::actor::{Actor, TransactionError, in_transaction};
 use crate::audit;
 use crate::keys::KeyRing;
 use crate::lock;
@@ -45,7 +47,7 @@ const PACE_POLL: Duration = Duration::from_millis(100);
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// A full sync as its row has it.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, Serialize, ToSchema, sqlx::FromRow)]
 pub struct SyncStatus {
     /// Names it.
     pub sync_id: Uuid,
@@ -75,14 +77,20 @@ pub struct SyncStatus {
 }
 
 /// Asks for a full sync; whichever server B is free runs it.
-pub async fn request(pool: &PgPool, requested_by: &str) -> sqlx::Result<Uuid> {
+pub async fn request(pool: &PgPool, requested_by: &Actor) -> Result<Uuid, TransactionError> {
     let sync_id = Uuid::now_v7();
-    sqlx::query("INSERT INTO syncs (sync_id, requested_by) VALUES ($1, $2)")
-        .bind(sync_id)
-        .bind(requested_by)
-        .execute(pool)
-        .await?;
-    Ok(sync_id)
+    let by = requested_by.as_str().to_owned();
+    in_transaction(pool, requested_by, move |tx| {
+        Box::pin(async move {
+            sqlx::query("INSERT INTO syncs (sync_id, requested_by) VALUES ($1, $2)")
+                .bind(sync_id)
+                .bind(by)
+                .execute(tx)
+                .await?;
+            Ok(sync_id)
+        })
+    })
+    .await
 }
 
 /// The state of a full sync.

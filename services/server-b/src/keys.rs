@@ -66,10 +66,7 @@ impl NewKey {
     /// If the operating system has no random numbers: no key is better than a weak one.
     #[must_use]
     pub fn generate() -> Self {
-        let random = Alphanumeric.sample_string(&mut OsRng.unwrap_err(), RANDOM_LENGTH);
-        let body = format!("{KEY_PREFIX}{random}");
-        let checksum = checksum(&body);
-        Self(format!("{body}{checksum}").into())
+        Self(draw(KEY_PREFIX))
     }
 
     /// Accepts a key that exists already.
@@ -120,17 +117,28 @@ impl NewKey {
 /// or exchanged character is noticed.
 #[must_use]
 pub fn is_mistyped(key: &str) -> bool {
-    if !key.starts_with(KEY_PREFIX) {
+    key.starts_with(KEY_PREFIX) && !is_as_drawn(key, KEY_PREFIX)
+}
+
+/// A secret from the operating system's random numbers: the prefix, what was drawn, and its checksum.
+///
+/// # Panics
+/// If the operating system has no random numbers.
+pub(crate) fn draw(prefix: &str) -> SecretString {
+    let random = Alphanumeric.sample_string(&mut OsRng.unwrap_err(), RANDOM_LENGTH);
+    let body = format!("{prefix}{random}");
+    let checksum = checksum(&body);
+    format!("{body}{checksum}").into()
+}
+
+/// Whether [`draw`] may have made the text with that prefix.
+pub(crate) fn is_as_drawn(text: &str, prefix: &str) -> bool {
+    if !text.starts_with(prefix) || text.len() != prefix.len() + RANDOM_LENGTH + CHECKSUM_LENGTH {
         return false;
     }
-    if key.len() != KEY_PREFIX.len() + RANDOM_LENGTH + CHECKSUM_LENGTH {
-        return true;
-    }
     // Not on a character boundary: not base62 either.
-    let Some((body, written)) = key.split_at_checked(key.len() - CHECKSUM_LENGTH) else {
-        return true;
-    };
-    checksum(body) != written
+    let parts = text.split_at_checked(text.len() - CHECKSUM_LENGTH);
+    parts.is_some_and(|(body, written)| checksum(body) == written)
 }
 
 /// CRC-32 in base62, most significant digit first, as GitHub's tokens carry it.

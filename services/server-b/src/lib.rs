@@ -6,8 +6,10 @@
 //! sms_outbound_queue → sms::consumer → sms_messages row → sms::dispatcher → provider
 //! ```
 
+pub mod actor;
 pub mod api;
 pub mod audit;
+pub mod audit_log;
 pub mod cli;
 pub mod full_sync;
 pub mod keys;
@@ -16,10 +18,12 @@ mod metrics;
 pub mod relay;
 pub mod replicas;
 pub mod retention;
+pub mod reseal;
 pub mod serve;
 pub mod sms;
 pub mod snapshot;
 pub mod token;
+pub mod tokens;
 pub mod users;
 pub mod wire_image;
 

@@ -17,6 +17,7 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 use uuid::Uuid;
 use wire_contract::{CONFIG_REPLICA_REPORTS, Position, ReplicaReport, decode_json, specs};
 
@@ -228,7 +229,7 @@ pub async fn in_sync(pool: &PgPool, sync_id: Uuid) -> anyhow::Result<Vec<(String
 }
 
 /// A live replica as it last reported.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, Serialize, ToSchema, sqlx::FromRow)]
 pub struct LiveReplica {
     /// Its name.
     pub instance: String,

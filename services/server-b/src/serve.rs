@@ -23,7 +23,7 @@ use crate::sms::providers::Providers;
 use crate::sms::usage::{self, Usage};
 use crate::snapshot::Snapshots;
 use crate::token::Token;
-use crate::{MIGRATOR, api, audit, metrics, replicas, retention, sms};
+use crate::{MIGRATOR, api, audit, audit_log, metrics, replicas, retention, sms};
 
 /// Runs until a signal; an error is a task that died.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
@@ -85,7 +85,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         },
         service_token,
         &providers,
-    );
+    )?;
     lifecycle.intake(
         "public server",
         public_server.serve(router, shutdown.clone()),
@@ -143,14 +143,14 @@ fn router(
     admin: api::ApiState,
     service_token: Option<Token>,
     providers: &Arc<Providers>,
-) -> axum::Router {
+) -> anyhow::Result<axum::Router> {
     let pool = admin.pool.clone();
     let receipts = api::receipts::router(pool.clone(), Arc::clone(providers));
-    let router = api::router(admin).merge(receipts);
-    match service_token {
+    let router = api::router(admin)?.merge(receipts);
+    Ok(match service_token {
         Some(token) => router.merge(api::internal::router(pool, token)),
         None => router,
-    }
+    })
 }
 
 /// Audits, and the purge of what is too old.
@@ -165,7 +165,10 @@ fn look_after_tables(
     let interval = Duration::from_secs(args.audit_interval_seconds);
     let audits = audit::run(pool.clone(), interval, suspicion, shutdown.clone());
     let retention = retention::run(pool.clone(), days, shutdown.clone());
+    let days = args.audit_log_retention_days;
+    let log = audit_log::run(pool.clone(), days, shutdown.clone());
     lifecycle.intake("audits", gate.run(audits));
+    lifecycle.intake("audit log", gate.run(log));
     lifecycle.intake("retention", gate.run(retention));
 }
 

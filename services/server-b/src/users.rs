@@ -1,6 +1,8 @@
 //! Users and their API keys in the database. Replicas learn of each change by trigger and outbox.
 
+mod filter;
 mod import;
+mod keys;
 mod store;
 
 use std::time::Duration;
@@ -9,20 +11,25 @@ use garde::Validate;
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::task::JoinError;
+use utoipa::ToSchema;
 use wire_contract::UserId;
 
-pub use import::{ImportedChange, KeyOwners, UserIds};
+pub use filter::UserFilter;
+pub use import::{Applied, Conflict, Import, ImportRow, ImportedKey, OnConflict};
+pub use keys::UserKey;
 pub use store::Users;
 
 use crate::keys::NewKey;
 
 /// Longest time that a replaced key may still be accepted.
 pub const MAX_OVERLAP: Duration = Duration::from_hours(30 * 24);
+/// The database refuses later ones.
+const LAST_EXPIRY: OffsetDateTime = time::macros::datetime!(9999-01-01 00:00 UTC);
 /// Users in one page of a list.
 pub const MAX_PAGE: u16 = 1000;
 
 /// A user as people see it: of the key only the prefix.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema, sqlx::FromRow)]
 pub struct User {
     /// Stable primary key, never used twice.
     pub user_id: UserId,
@@ -34,7 +41,7 @@ pub struct User {
     pub daily_quota: i32,
     /// Grows with every change.
     pub version: i64,
-    /// How the current key begins; `None` without a key.
+    /// How the current key begins, or that of the keys with an expiry that lasts longest; `None` without a key.
     pub key_prefix: Option<String>,
     /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
@@ -45,7 +52,7 @@ pub struct User {
 }
 
 /// A page of users in the order of their ids.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct UserPage {
     /// The users.
     pub users: Vec<User>,
@@ -53,11 +60,13 @@ pub struct UserPage {
     pub next_cursor: Option<UserId>,
 }
 
-/// A new user with its key: the only answer that ever shows it. No `Debug`.
-#[derive(Serialize)]
+/// A new user with its key: the only answer that ever shows it.
+// No `Debug`.
+#[derive(Serialize, ToSchema)]
 pub struct CreatedUser {
     #[serde(flatten)]
     user: User,
+    /// The key, never to be seen again.
     api_key: String,
 }
 
@@ -87,6 +96,9 @@ pub struct NewUser {
     /// Its key.
     #[garde(skip)]
     pub api_key: NewKey,
+    /// Until when the key is accepted; without, until it is replaced.
+    #[garde(inner(custom(acceptable_expiry)))]
+    pub key_expires_at: Option<OffsetDateTime>,
 }
 
 impl NewUser {
@@ -94,6 +106,20 @@ impl NewUser {
     pub const IS_ACTIVE: bool = true;
     /// `daily_quota` where nothing else is said.
     pub const DAILY_QUOTA: i32 = 1000;
+}
+
+/// Another key for a user.
+#[derive(Debug, Clone, Validate)]
+pub struct Rotation {
+    /// The key.
+    #[garde(skip)]
+    pub api_key: NewKey,
+    /// How long those that it replaces are accepted yet; at most [`MAX_OVERLAP`].
+    #[garde(custom(acceptable_overlap))]
+    pub overlap_seconds: u64,
+    /// Until when the key is accepted; without, until it is replaced.
+    #[garde(inner(custom(acceptable_expiry)))]
+    pub key_expires_at: Option<OffsetDateTime>,
 }
 
 /// Versions, one of which a user must have to be changed; `None` for any.
@@ -139,6 +165,9 @@ pub enum UserError {
     /// It never was, or was deleted.
     #[error("there is no user {0}")]
     NotFound(UserId),
+    /// The user has no such key.
+    #[error("the user has no key {0}")]
+    KeyNotFound(i64),
     /// The database refused, or could not be reached.
     #[error("the database could not do it: {0}")]
     Database(sqlx::Error),
@@ -157,6 +186,12 @@ impl From<sqlx::Error> for UserError {
             Some("api_keys_digest_key") => Self::ApiKeyTaken,
             _ => Self::Database(error),
         }
+    }
+}
+
+impl From<JoinError> for UserError {
+    fn from(error: JoinError) -> Self {
+        Self::Aborted(error)
     }
 }
 
@@ -193,6 +228,29 @@ fn acceptable_username<C>(name: &str, _: &C) -> garde::Result {
 fn acceptable_quota<C>(quota: &i32, _: &C) -> garde::Result {
     if *quota < 0 {
         return Err(garde::Error::new("must be from 0 to 2147483647"));
+    }
+    Ok(())
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that garde asks for"
+)]
+fn acceptable_overlap<C>(seconds: &u64, _: &C) -> garde::Result {
+    let longest = MAX_OVERLAP.as_secs();
+    if *seconds > longest {
+        return Err(garde::Error::new(format!("must be from 0 to {longest}")));
+    }
+    Ok(())
+}
+
+/// What is over is not worth a key, and what RFC 3339 cannot write would not reach a replica.
+fn acceptable_expiry<C>(at: &OffsetDateTime, _: &C) -> garde::Result {
+    if *at <= OffsetDateTime::now_utc() {
+        return Err(garde::Error::new("must be in the future"));
+    }
+    if *at >= LAST_EXPIRY {
+        return Err(garde::Error::new("must be before the year 9999"));
     }
     Ok(())
 }

@@ -51,7 +51,7 @@ impl Api {
             admin_token: token.token().expect("long enough"),
         };
         Self {
-            router: router(state),
+            router: router(state).expect("the description is JSON"),
             _database: guard,
         }
     }

@@ -42,6 +42,11 @@ impl Server {
         Ok(Self { name, listener })
     }
 
+    /// The bound address.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
     /// Serves until `shutdown`, then lets requests in hand finish.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -9,6 +9,7 @@ pub mod children;
 mod eventually;
 mod http;
 mod otlp_sink;
+mod schemathesis;
 pub mod servers;
 mod service_process;
 mod shared;
@@ -20,10 +21,11 @@ pub use eventually::eventually_async;
 pub use eventually::{Observation, eventually, try_eventually};
 pub use http::{Answer, Http};
 pub use otlp_sink::OtlpSink;
+pub use schemathesis::Schemathesis;
 pub use service_process::{ServiceCommand, ServiceProcess};
 pub use shared::{
-    BIN_DIR_VAR, COLLECTOR_VAR, DATABASE_VAR, MANAGEMENT_VAR, RABBITMQ_VAR, TestDatabase,
-    TestServers, TestVhost,
+    BIN_DIR_VAR, COLLECTOR_VAR, DATABASE_VAR, MANAGEMENT_VAR, RABBITMQ_VAR, SCHEMATHESIS_VAR,
+    TestDatabase, TestServers, TestVhost,
 };
 pub use tcp_relay::{Link, TcpRelay};
 pub use writer::Writer;

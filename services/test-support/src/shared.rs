@@ -17,6 +17,8 @@ pub const DATABASE_VAR: &str = "TEST_DATABASE_URL";
 pub const BIN_DIR_VAR: &str = "IDENTITY_SYNC_BIN_DIR";
 /// Path of the OpenTelemetry Collector that `cargo xtask test` has built, for the tests that need it.
 pub const COLLECTOR_VAR: &str = "OTELCOL";
+/// Path of Schemathesis, which `cargo xtask test` has installed, for the tests that need it.
+pub const SCHEMATHESIS_VAR: &str = "SCHEMATHESIS";
 
 /// The servers of this test run. Tests that hurt a server start their own instead.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ mod images;
 mod interrupt;
 mod observe;
 mod process;
+mod schemathesis;
 mod servers;
 mod services;
 mod test;

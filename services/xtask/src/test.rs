@@ -4,12 +4,15 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use test_support::servers::packages;
-use test_support::{BIN_DIR_VAR, COLLECTOR_VAR, DATABASE_VAR, MANAGEMENT_VAR, RABBITMQ_VAR};
+use test_support::{
+    BIN_DIR_VAR, COLLECTOR_VAR, DATABASE_VAR, MANAGEMENT_VAR, RABBITMQ_VAR, SCHEMATHESIS_VAR,
+};
 
 use crate::cargo;
 use crate::chart::Checks;
 use crate::interrupt::Interrupt;
 use crate::observe::{self, collector};
+use crate::schemathesis;
 use crate::servers::Servers;
 use crate::workspace::{self, State};
 
@@ -71,6 +74,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     } else {
         None
     };
+    let schemathesis = if all || args.arguments.iter().any(|it| it == "schemathesis") {
+        schemathesis::binary(&interrupt)?
+    } else {
+        None
+    };
     let prepared = |arguments: &[&str]| -> Result<Command> {
         let mut command = cargo::command(state.dir(), arguments)?;
         command.env(BIN_DIR_VAR, workspace::bin_dir()?);
@@ -79,6 +87,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         command.env(MANAGEMENT_VAR, rabbitmq.management_url());
         command.env(DATABASE_VAR, postgres.url("postgres"));
         command.envs(collector.iter().map(|program| (COLLECTOR_VAR, program)));
+        let program = schemathesis.iter();
+        command.envs(program.map(|program| (SCHEMATHESIS_VAR, program)));
         Ok(command)
     };
     let mut command = prepared(&chosen)?;
@@ -92,22 +102,33 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut sum = Summary::default();
     let status = cargo::run_looking(command, &interrupt, |line| sum.add(line))?;
-    let traces = match &collector {
-        Some(_) if all => {
-            let mut traces = Summary::default();
-            let command = prepared(&COLLECTOR)?;
-            let status = cargo::run_looking(command, &interrupt, |line| traces.add(line))?;
-            sum.ran_after_all(&traces);
-            status.success()
+    // What is ignored without a program that could not be had.
+    let mut with_programs = true;
+    for (program, arguments, without) in [
+        (
+            &collector,
+            &COLLECTOR,
+            "Without Go there is no OpenTelemetry Collector",
+        ),
+        (
+            &schemathesis,
+            &SCHEMATHESIS,
+            "Without Python and PyPI there is no Schemathesis",
+        ),
+    ] {
+        if !all {
+            continue;
         }
-        None if all => {
-            println!(
-                "Without Go there is no OpenTelemetry Collector: the tests that need it are ignored."
-            );
-            true
+        if program.is_none() {
+            println!("{without}: the tests that need it are ignored.");
+            continue;
         }
-        _ => true,
-    };
+        let mut more = Summary::default();
+        let command = prepared(arguments)?;
+        let status = cargo::run_looking(command, &interrupt, |line| more.add(line))?;
+        sum.ran_after_all(&more);
+        with_programs &= status.success();
+    }
     drop((rabbitmq, postgres));
     let rules = if all {
         let command = cargo::command(state.dir(), &MERGE_RULES)?;
@@ -130,7 +151,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         "{} passed, {} failed, {} ignored",
         sum.passed, sum.failed, sum.ignored
     );
-    Ok(if status.success() && traces && rules && chart {
+    Ok(if status.success() && with_programs && rules && chart {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -175,6 +196,19 @@ const COLLECTOR: [&str; 9] = [
     "test-support",
     "--test",
     "collector",
+    "--",
+    "--ignored",
+];
+
+/// The tests that are ignored without Schemathesis.
+const SCHEMATHESIS: [&str; 9] = [
+    "test",
+    "--profile",
+    "fast",
+    "-p",
+    "test-support",
+    "--test",
+    "schemathesis",
     "--",
     "--ignored",
 ];

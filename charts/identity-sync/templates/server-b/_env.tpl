@@ -22,6 +22,8 @@
 - name: PROVIDERS_FILE
   value: /etc/providers/providers.yaml
 {{- end }}
+- name: AUDIT_LOG_RETENTION_DAYS
+  value: {{ .Values.serverB.auditLogRetentionDays | int64 | quote }}
 {{- end }}
 
 {{- define "identity-sync.serverB.volumes" -}}

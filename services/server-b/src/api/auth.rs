@@ -1,20 +1,26 @@
-//! The bearer token that guards the admin API.
+//! The bearer tokens that guard the admin API: that of the configuration, and those of the database.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use service_runtime::problem::Problem;
 use sha2::{Digest, Sha256};
+use sqlx::PgPool;
 use subtle::ConstantTimeEq;
 
+use super::ApiState;
 use super::error::ApiError;
+use crate::actor::Actor;
+use crate::tokens::{self, Role, Tokens};
+use crate::users::Users;
 
 /// Characters of the token at least.
 const MIN_LENGTH: usize = 16;
@@ -90,19 +96,84 @@ fn hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
-/// Lets only callers with the token through, to unknown paths neither.
+/// Who calls.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// As the audit log names them.
+    pub actor: Actor,
+    role: Role,
+}
+
+/// Lets only callers with a token through, to unknown paths neither; with that of a reader only requests that read.
 pub async fn require_token(
-    State(token): State<AdminToken>,
-    request: Request,
+    State(bootstrap): State<AdminToken>,
+    State(pool): State<PgPool>,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    match bearer(request.headers()) {
-        Some(presented) if token.matches(presented) => Ok(next.run(request).await),
-        Some(_) => Err(Problem::unauthorized("the bearer token is wrong").into()),
-        None => Err(Problem::unauthorized(
-            "the admin API needs the header `Authorization: Bearer <token>`",
-        )
-        .into()),
+    let caller = identify(&bootstrap, &pool, request.headers()).await?;
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if caller.role == Role::Reader && !reads {
+        let detail = "the token has the role `reader`, which may change nothing";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail).into());
+    }
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+/// Asks the database each time, unless it is the token of the configuration: a revoked token stops at once, and the admin
+/// API is no hot path.
+async fn identify(
+    bootstrap: &AdminToken,
+    pool: &PgPool,
+    headers: &HeaderMap,
+) -> Result<Caller, ApiError> {
+    let Some(presented) = bearer(headers) else {
+        let detail = "the admin API needs the header `Authorization: Bearer <token>`";
+        return Err(Problem::unauthorized(detail).into());
+    };
+    if bootstrap.matches(presented) {
+        return Ok(Caller {
+            actor: Actor::token(tokens::BOOTSTRAP),
+            role: Role::Admin,
+        });
+    }
+    let found = tokens::authenticate(pool, presented).await?;
+    let (name, role) = found.ok_or_else(|| {
+        Problem::unauthorized("the bearer token is wrong, has expired, or was revoked")
+    })?;
+    Ok(Caller {
+        actor: Actor::token(&name),
+        role,
+    })
+}
+
+fn caller(parts: &Parts) -> Result<Caller, Problem> {
+    let caller = parts.extensions.get::<Caller>().cloned();
+    caller.ok_or_else(|| Problem::internal(&anyhow::anyhow!("a request has no caller")))
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        caller(parts)
+    }
+}
+
+impl FromRequestParts<ApiState> for Users {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        Ok(Self::new(state.pool.clone(), caller(parts)?.actor))
+    }
+}
+
+impl FromRequestParts<ApiState> for Tokens {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        Ok(Self::new(state.pool.clone(), caller(parts)?.actor))
     }
 }
 

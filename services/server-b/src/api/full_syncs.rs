@@ -6,24 +6,32 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderName, StatusCode, header};
 use serde::Serialize;
 use sqlx::PgPool;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::auth::Caller;
 use super::error::{ApiError, not_found};
+use super::openapi::{PROBLEM, ProblemBody};
 use crate::full_sync::{self, SyncStatus};
 
-/// Who asked, in the row of the sync.
-const REQUESTED_BY: &str = "admin API";
-
-#[derive(Serialize)]
+/// A full sync that was asked for.
+#[derive(Serialize, ToSchema)]
 pub struct RequestedSync {
+    /// Names it.
     sync_id: Uuid,
+    /// `requested`
     status: &'static str,
 }
 
+/// Asks for a full sync: every user is published to every replica
+#[utoipa::path(post, path = "/admin/v1/full-syncs", tag = "replicas",
+    responses((status = 202, description = "Asked for; a server B runs it", body = RequestedSync,
+               headers(("Location" = String, description = "How far it is")))))]
 pub async fn create(
     State(pool): State<PgPool>,
+    caller: Caller,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<RequestedSync>), ApiError> {
-    let sync_id = full_sync::request(&pool, REQUESTED_BY).await?;
+    let sync_id = full_sync::request(&pool, &caller.actor).await?;
     Ok((
         StatusCode::ACCEPTED,
         [(header::LOCATION, format!("/admin/v1/full-syncs/{sync_id}"))],
@@ -34,6 +42,13 @@ pub async fn create(
     ))
 }
 
+/// How far a full sync is
+#[utoipa::path(get, path = "/admin/v1/full-syncs/{sync_id}", tag = "replicas",
+    params(("sync_id" = Uuid, Path, description = "As the request for it was answered")),
+    responses(
+        (status = 200, description = "How far it is", body = SyncStatus),
+        (status = 404, description = "`sync_not_found`", body = ProblemBody, content_type = PROBLEM),
+    ))]
 pub async fn get(
     State(pool): State<PgPool>,
     sync_id: Result<Path<Uuid>, PathRejection>,

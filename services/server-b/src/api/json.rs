@@ -93,7 +93,9 @@ fn explain(path: &str, error: &serde_json::Error) -> Problem {
 
 fn must_be(field: &str) -> &'static str {
     match field {
-        "username" | "api_key" => "must be a text",
+        "username" | "api_key" | "name" => "must be a text",
+        "key_expires_at" | "expires_at" => "must be a time such as 2027-01-31T00:00:00Z",
+        "role" => "must be `admin` or `reader`",
         "is_active" => "must be true or false",
         "daily_quota" => "must be an integer from 0 to 2147483647",
         "overlap_seconds" => "must be an integer from 0 to 2592000",

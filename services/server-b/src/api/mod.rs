@@ -1,6 +1,8 @@
-//! The admin API, `/admin/v1`: users, their keys, full syncs. JSON in and out, errors as
-//! `application/problem+json`, guarded by a bearer token.
+//! The admin API, `/admin/v1`: users, their keys, tokens, the audit log, full syncs. JSON in and out, errors as
+//! `application/problem+json`, guarded by bearer tokens.
 
+#[expect(unused_qualifications, reason = "written by utoipa's macros")]
+mod audit;
 mod auth;
 mod error;
 mod etag;
@@ -8,29 +10,36 @@ mod full_syncs;
 pub mod internal;
 mod json;
 pub mod receipts;
+mod openapi;
+mod query;
 mod replicas;
 mod sms;
 #[cfg(test)]
 mod tests;
+mod tokens;
+#[expect(unused_qualifications, reason = "written by utoipa's macros")]
 mod users;
 
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef, Request};
+use axum::http::header;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use service_runtime::api::{self, AnsweredAt};
 use service_runtime::problem::Problem;
 use sqlx::PgPool;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 pub use auth::{AdminToken, AdminTokenArgs};
 
 use crate::keys::KeyRing;
-use crate::users::Users;
 
 /// A request that waits for a lock longer than this is better given up.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -42,25 +51,26 @@ pub struct ApiState {
     pub pool: PgPool,
     /// Seals API keys.
     pub keys: KeyRing,
-    /// Who may call.
+    /// The token of the configuration; others are in the database.
     pub admin_token: AdminToken,
 }
 
-impl FromRef<ApiState> for Users {
-    fn from_ref(state: &ApiState) -> Self {
-        Self::new(state.pool.clone())
-    }
-}
-
-/// The routes, all under `/admin/v1`.
-pub fn router(state: ApiState) -> Router {
-    let layers = ServiceBuilder::new()
-        .layer(from_fn_with_state(AnsweredAt::Info, api::observe))
-        .layer(CatchPanicLayer::custom(api::panicked))
-        .layer(from_fn_with_state(
-            state.admin_token.clone(),
-            auth::require_token,
-        ))
+/// The routes, all under `/admin/v1`, and their description made from the code at `/openapi.json`.
+///
+/// # Errors
+/// If the description cannot be written as JSON.
+pub fn router(state: ApiState) -> anyhow::Result<Router> {
+    let (routes, description) = routes().split_for_parts();
+    let description = openapi::complete(description)?;
+    // Without a token: it is the same wherever server B runs.
+    let described = Router::new()
+        .route(
+            "/openapi.json",
+            get(async || ([(header::CONTENT_TYPE, "application/json")], description)),
+        )
+        .method_not_allowed_fallback(api::method_not_allowed);
+    let guards = ServiceBuilder::new()
+        .layer(from_fn_with_state(state.clone(), auth::require_token))
         .layer(from_fn_with_state(
             state.pool.clone(),
             replicas::wait_for_replicas,
@@ -68,24 +78,32 @@ pub fn router(state: ApiState) -> Router {
         // Inside the wait: a key that is shown once must not be lost to it.
         .layer(from_fn(limit_time))
         .layer(DefaultBodyLimit::max(json::MAX_BODY));
-    Router::new()
-        .route("/admin/v1/users", get(users::list).post(users::create))
-        .route(
-            "/admin/v1/users/{user_id}",
-            get(users::get).patch(users::update).delete(users::delete),
-        )
-        .route(
-            "/admin/v1/users/{user_id}/rotate-key",
-            post(users::rotate_key),
-        )
-        .route("/admin/v1/replicas", get(replicas::list))
-        .route("/admin/v1/full-syncs", post(full_syncs::create))
-        .route("/admin/v1/full-syncs/{sync_id}", get(full_syncs::get))
-        .route("/admin/v1/sms/{message_id}", get(sms::get))
+    let around = ServiceBuilder::new()
+        .layer(from_fn_with_state(AnsweredAt::Info, api::observe))
+        .layer(CatchPanicLayer::custom(api::panicked));
+    Ok(routes
         .fallback(api::not_found)
         .method_not_allowed_fallback(api::method_not_allowed)
-        .layer(layers)
+        .layer(guards)
         .with_state(state)
+        .merge(described)
+        .layer(around))
+}
+
+fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::with_openapi(openapi::Description::openapi())
+        .routes(routes!(users::list, users::create))
+        .routes(routes!(users::get, users::update, users::delete))
+        .routes(routes!(users::rotate_key))
+        .routes(routes!(users::keys))
+        .routes(routes!(users::revoke_key))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(audit::list))
+        .routes(routes!(replicas::list))
+        .routes(routes!(full_syncs::create))
+        .routes(routes!(full_syncs::get))
+        .routes(routes!(sms::get))
 }
 
 async fn limit_time(request: Request, next: Next) -> Response {

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use service_runtime::problem::Problem;
 use sqlx::PgPool;
+use utoipa::ToSchema;
 
 use super::error::ApiError;
 use crate::replicas::{self, LiveReplica, Until};
@@ -26,11 +27,16 @@ const MAX_WAIT: u64 = 25;
 /// For the look at the replicas that is under way when the deadline passes.
 const GRACE: Duration = Duration::from_secs(2);
 
-#[derive(Serialize)]
+/// The replicas that may be serving.
+#[derive(Serialize, ToSchema)]
 pub struct Replicas {
+    /// By name.
     replicas: Vec<LiveReplica>,
 }
 
+/// The live replicas of server A, how far each is, and whether it is proven
+#[utoipa::path(get, path = "/admin/v1/replicas", tag = "replicas",
+    responses((status = 200, description = "The replicas", body = Replicas)))]
 pub async fn list(State(pool): State<PgPool>) -> Result<Json<Replicas>, ApiError> {
     let replicas = replicas::live(&pool).await?;
     Ok(Json(Replicas { replicas }))

@@ -7,8 +7,16 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::error::{ApiError, not_found};
+use super::openapi::{PROBLEM, ProblemBody};
 use crate::sms::{self, SmsStatus};
 
+/// What became of an SMS
+#[utoipa::path(get, path = "/admin/v1/sms/{message_id}", tag = "sms",
+    params(("message_id" = Uuid, Path, description = "As server A answered")),
+    responses(
+        (status = 200, description = "How far it is", body = SmsStatus),
+        (status = 404, description = "`sms_not_found`: also while it is in the queue", body = ProblemBody, content_type = PROBLEM),
+    ))]
 pub async fn get(
     State(pool): State<PgPool>,
     message_id: Result<Path<Uuid>, PathRejection>,

@@ -33,11 +33,12 @@ fn api() -> Router {
         key_sealing_key_file: None,
         key_sealing_key: None,
     });
-    router(ApiState {
+    let router = router(ApiState {
         pool,
         keys: keys.expect("digest mode needs no key"),
         admin_token: token(TOKEN).expect("long enough"),
-    })
+    });
+    router.expect("the description is JSON")
 }
 
 async fn answer(request: Request<Body>) -> (StatusCode, HeaderMap, Value) {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use service_runtime::amqp::Connector;
 use service_runtime::config::AmqpArgs;
 
-use super::users::{Output, print_json};
+use super::output::{Output, print_json};
 use crate::sms::dead_letters::{DeadLetter, DeadQueue, Fate};
 
 pub const EXAMPLES: &str = "Examples:

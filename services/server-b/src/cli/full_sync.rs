@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::connect_migrated;
 use super::progress::Progress;
+use crate::actor::Actor;
 use crate::full_sync::{self, SyncStatus};
 
 pub const EXAMPLES: &str = "Examples:
@@ -21,8 +22,6 @@ The users are published by a running `server-b serve` that uses the same databas
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// A running server B takes a request much sooner.
 const TAKEN_WITHIN: Duration = Duration::from_secs(10);
-/// Who asked, in the row of the sync.
-const REQUESTED_BY: &str = "command line";
 
 #[derive(Debug, Args)]
 pub struct FullSyncArgs {
@@ -42,7 +41,7 @@ pub struct FullSyncArgs {
 pub async fn run(args: FullSyncArgs) -> anyhow::Result<()> {
     let started = Instant::now();
     let pool = connect_migrated(&args.database).await?;
-    let sync_id = full_sync::request(&pool, REQUESTED_BY)
+    let sync_id = full_sync::request(&pool, &Actor::command_line())
         .await
         .context("cannot ask for a full sync")?;
     eprintln!("full sync {sync_id} requested");
@@ -67,7 +66,7 @@ pub async fn run(args: FullSyncArgs) -> anyhow::Result<()> {
 /// Polls the row until the sync has completed; an error if it failed.
 async fn follow(pool: &PgPool, sync_id: Uuid) -> anyhow::Result<SyncStatus> {
     let started = Instant::now();
-    let mut progress = Progress::new("full sync");
+    let mut progress = Progress::new("full sync", "users");
     let mut told_untaken = false;
     loop {
         let status = full_sync::find(pool, sync_id)

@@ -1,34 +1,34 @@
-//! `server-b users import`: a CSV file becomes users, in transactions of 1,000.
+//! `server-b users import`: a CSV file becomes users, in one transaction.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use service_runtime::config::DatabaseArgs;
-use wire_contract::{KeyDigest, UserId};
 
 use super::connect_migrated;
+use super::output::open;
 use super::progress::Progress;
-use super::rows::{self, Fault, Row, refuse};
-use super::users::open;
-use crate::keys::{KeyArgs, KeyRing, NewKey};
-use crate::users::{ImportedChange, KeyOwners, NewUser, UserIds, Users};
+use super::rows::{FAULTS_SHOWN, Fault, Faults, Rows};
+use crate::actor::Actor;
+use crate::keys::{KeyArgs, KeyRing};
+use crate::users::{Applied, Conflict, Import, ImportRow, ImportedKey, OnConflict};
 
 pub const EXAMPLES: &str =
     "The file begins with a header: username, and any of is_active, daily_quota and api_key.
 A key that is missing or empty is generated for a new user, and stays for one that exists.
-The whole file is checked before anything is written.
+The whole file is imported, or nothing of it: users that it changes are locked until it is done.
 
 Examples:
   server-b users import users.csv --generated-keys-out keys.csv
   server-b users import users.csv --on-conflict update
   zcat users.csv.gz | server-b users import - --generated-keys-out keys.csv";
 
-/// Users in one transaction.
-const BATCH: usize = 1000;
+/// Rows in one step.
+const BATCH: u32 = 1000;
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
@@ -47,221 +47,186 @@ pub struct ImportArgs {
     keys: KeyArgs,
 }
 
-/// What to do with a username that exists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum OnConflict {
-    /// Import nothing and name the lines
-    Fail,
-    /// Leave the user as it is
-    Skip,
-    /// Set what the file says; a given key replaces all the user's keys
-    Update,
-}
-
-/// What becomes of the rows.
-#[derive(Default)]
-struct Plan {
-    create: Vec<Row>,
-    update: Vec<(UserId, Row)>,
-    skipped: usize,
-}
-
 pub async fn run(args: ImportArgs) -> anyhow::Result<()> {
     let keys = KeyRing::from_args(&args.keys)?;
-    let rows = rows::read(open(&args.file)?)?;
-    let users = Users::new(connect_migrated(&args.database).await?);
-    let plan = plan(&users, rows, args.on_conflict).await?;
-    let (created, updated, skipped) = (plan.create.len(), plan.update.len(), plan.skipped);
-    write(&users, &keys, plan, args.generated_keys_out.as_deref()).await?;
-    println!("{created} users created, {updated} updated, {skipped} skipped");
+    let input = spool(&args.file)?;
+    let pool = connect_migrated(&args.database).await?;
+    let actor = Actor::command_line();
+    let mut import = Import::begin(&pool, &actor, args.on_conflict).await?;
+    stage(&mut import, &keys, input).await?;
+    let mut keys_file = KeysFile::open(&mut import, args.generated_keys_out.as_deref()).await?;
+    let done = apply(&mut import, &keys, keys_file.as_mut()).await?;
+    // Before the commit: if its answer is lost, the keys may be valid.
+    if let Some(file) = keys_file {
+        file.keep();
+    }
+    import
+        .commit()
+        .await
+        .context("the commit failed; if its answer was lost, all users are imported, else none")?;
+    println!(
+        "{} users created, {} updated, {} skipped",
+        done.created, done.updated, done.skipped
+    );
     Ok(())
 }
 
-/// Decides for each row, and finds what the database would refuse.
-async fn plan(users: &Users, rows: Vec<Row>, on_conflict: OnConflict) -> anyhow::Result<Plan> {
-    let mut plan = Plan::default();
-    let mut faults = Vec::new();
-    let mut rest = rows.into_iter();
+/// What comes from a pipe is kept on disk first: a transaction must not wait for it.
+fn spool(path: &Path) -> anyhow::Result<Box<dyn Read>> {
+    let mut input = open(path)?;
+    if path != Path::new("-") {
+        return Ok(input);
+    }
+    let mut file = tempfile::tempfile().context("cannot make a temporary file")?;
+    std::io::copy(&mut input, &mut file).context("cannot read the CSV file")?;
+    file.rewind().context("cannot read a temporary file")?;
+    Ok(Box::new(file))
+}
+
+/// Reads all rows, and refuses the file if anything is wrong with any of them.
+async fn stage(import: &mut Import, keys: &KeyRing, input: impl Read) -> anyhow::Result<()> {
+    let mut rows = Rows::new(input)?;
+    let mut faults = Faults::default();
+    let mut progress = Progress::new("check", "lines");
     loop {
-        let batch: Vec<Row> = rest.by_ref().take(BATCH).collect();
+        let batch = next_batch(&mut rows, &mut faults)?;
         if batch.is_empty() {
             break;
         }
-        let (ids, owners) = known(users, &batch).await?;
-        for row in batch {
-            let existing = ids.get(&row.username).copied();
-            match (existing, on_conflict) {
-                (Some(_), OnConflict::Skip) => {
-                    plan.skipped += 1;
-                    continue;
-                }
-                (Some(user_id), OnConflict::Fail) => {
-                    faults.push(exists(&row, user_id));
-                    continue;
-                }
-                (Some(_), OnConflict::Update) | (None, _) => {}
-            }
-            faults.extend(key_of_another(&row, existing, &owners));
-            match existing {
-                Some(user_id) => plan.update.push((user_id, row)),
-                None => plan.create.push(row),
-            }
+        import.stage(keys, batch).await?;
+        progress.set(import.staged(), None);
+    }
+    let shown = i64::try_from(FAULTS_SHOWN).unwrap_or(i64::MAX);
+    let conflicts = import.conflicts(shown).await?;
+    if let Some(first) = conflicts.first() {
+        faults.count(first.total.unsigned_abs() - conflicts.len() as u64);
+    }
+    for conflict in conflicts {
+        faults.push(fault(conflict));
+    }
+    drop(progress);
+    faults.refuse()
+}
+
+fn next_batch(rows: &mut Rows<impl Read>, faults: &mut Faults) -> anyhow::Result<Vec<ImportRow>> {
+    let mut batch = Vec::new();
+    while batch.len() < BATCH as usize
+        && let Some(row) = rows.next_row()?
+    {
+        match row {
+            Ok(row) => batch.push(row),
+            Err(fault) => faults.push(fault),
         }
     }
-    refuse(&faults)?;
-    Ok(plan)
+    Ok(batch)
 }
 
-async fn known(users: &Users, batch: &[Row]) -> anyhow::Result<(UserIds, KeyOwners)> {
-    let names: Vec<String> = batch.iter().map(|row| row.username.clone()).collect();
-    let digests: Vec<KeyDigest> = batch
-        .iter()
-        .filter_map(|row| Some(row.api_key.as_ref()?.digest()))
-        .collect();
-    Ok((
-        users.ids_of(&names).await?,
-        users.owners_of(&digests).await?,
-    ))
-}
-
-fn exists(row: &Row, user_id: UserId) -> Fault {
+fn fault(conflict: Conflict) -> Fault {
     Fault {
-        line: row.line,
-        column: "username",
-        message: format!("exists already as user {user_id} (see --on-conflict)"),
+        line: conflict.line.unsigned_abs(),
+        column: conflict.column.into(),
+        message: conflict.message,
     }
 }
 
-fn key_of_another(row: &Row, existing: Option<UserId>, owners: &KeyOwners) -> Option<Fault> {
-    let owner = owners.get(&row.api_key.as_ref()?.digest())?;
-    (existing != Some(*owner)).then(|| Fault {
-        line: row.line,
-        column: "api_key",
-        message: format!("is in use by user {owner}"),
-    })
-}
-
-async fn write(
-    users: &Users,
+async fn apply(
+    import: &mut Import,
     keys: &KeyRing,
-    plan: Plan,
-    keys_out: Option<&Path>,
-) -> anyhow::Result<()> {
-    let total = (plan.create.len() + plan.update.len()) as u64;
-    let mut keys_file = open_keys_file(&plan.create, keys_out)?;
-    let mut progress = Progress::new("import");
-    let mut done = 0;
-    let mut create = plan.create.into_iter();
-    let mut update = plan.update.into_iter();
-    loop {
-        let new: Vec<Row> = create.by_ref().take(BATCH).collect();
-        let changed: Vec<(UserId, Row)> = update.by_ref().take(BATCH - new.len()).collect();
-        if new.is_empty() && changed.is_empty() {
-            return Ok(());
+    mut keys_file: Option<&mut KeysFile>,
+) -> anyhow::Result<Applied> {
+    let total = import.staged();
+    let mut progress = Progress::new("import", "users");
+    let (mut sum, mut done) = (Applied::default(), 0);
+    while done < total {
+        let applied = import
+            .apply(keys, done, BATCH)
+            .await
+            .context("nothing was imported")?;
+        if let Some(file) = keys_file.as_deref_mut() {
+            file.append(&applied.keys)?;
         }
-        done += (new.len() + changed.len()) as u64;
-        if !new.is_empty() {
-            create_batch(users, keys, new, keys_file.as_mut()).await?;
-        }
-        if !changed.is_empty() {
-            update_batch(users, keys, changed).await?;
-        }
+        sum.created += applied.created;
+        sum.updated += applied.updated;
+        sum.skipped += applied.skipped;
+        done = total.min(done + u64::from(BATCH));
         progress.set(done, Some(total));
-    }
-}
-
-async fn create_batch(
-    users: &Users,
-    keys: &KeyRing,
-    rows: Vec<Row>,
-    keys_file: Option<&mut File>,
-) -> anyhow::Result<()> {
-    let lines = lines(rows.iter());
-    let mut generated = csv::Writer::from_writer(Vec::new());
-    let mut batch = Vec::with_capacity(rows.len());
-    for row in rows {
-        let api_key = if let Some(key) = row.api_key {
-            key
-        } else {
-            let key = NewKey::generate();
-            generated.write_record([row.username.as_str(), key.expose()])?;
-            key
-        };
-        batch.push(NewUser {
-            username: row.username,
-            is_active: row.is_active.unwrap_or(NewUser::IS_ACTIVE),
-            daily_quota: row.daily_quota.unwrap_or(NewUser::DAILY_QUOTA),
-            api_key,
-        });
     }
     // On disk before the commit: a key that is lost cannot be shown again.
     if let Some(file) = keys_file {
-        let text = generated
-            .into_inner()
-            .context("cannot write the generated keys")?;
-        file.write_all(&text)
-            .and_then(|()| file.sync_data())
-            .context("cannot write the generated keys; users before are imported")?;
+        file.file
+            .sync_data()
+            .context("nothing was imported: cannot write the generated keys")?;
     }
-    users.create_many(keys, batch).await.with_context(|| {
-        format!(
-            "{lines} were not imported, those before were; keys generated for them are void. \
-             Correct it and run again with --on-conflict skip"
-        )
-    })
+    Ok(sum)
 }
 
-async fn update_batch(
-    users: &Users,
-    keys: &KeyRing,
-    rows: Vec<(UserId, Row)>,
-) -> anyhow::Result<()> {
-    let lines = lines(rows.iter().map(|(_, row)| row));
-    let changes = rows.into_iter().map(|(user_id, row)| ImportedChange {
-        user_id,
-        is_active: row.is_active,
-        daily_quota: row.daily_quota,
-        api_key: row.api_key,
-    });
-    users
-        .update_many(keys, changes.collect())
-        .await
-        .with_context(|| {
-            format!("{lines} were not imported, those before were; correct it and run again")
-        })
+/// The file for generated keys. It goes again if the import comes to nothing: its keys are void.
+struct KeysFile {
+    file: File,
+    path: PathBuf,
+    kept: bool,
 }
 
-/// `lines 2 to 1001`.
-fn lines<'a>(mut rows: impl DoubleEndedIterator<Item = &'a Row>) -> String {
-    let first = rows.next().map_or(0, |row| row.line);
-    let last = rows.next_back().map_or(first, |row| row.line);
-    format!("lines {first} to {last}")
+impl KeysFile {
+    /// The file, if any key has to be generated.
+    async fn open(import: &mut Import, path: Option<&Path>) -> anyhow::Result<Option<Self>> {
+        let Some(line) = import.first_without_key().await? else {
+            return Ok(None);
+        };
+        let Some(path) = path else {
+            bail!(
+                "nothing was imported: line {line} has no api_key, so one has to be generated, and it is known \
+                 only once: name a file for it with --generated-keys-out"
+            );
+        };
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .with_context(|| {
+                format!(
+                    "nothing was imported: cannot make --generated-keys-out {}",
+                    path.display()
+                )
+            })?;
+        let mut made = Self {
+            file,
+            path: path.to_owned(),
+            kept: false,
+        };
+        made.write(b"username,api_key\n")?;
+        Ok(Some(made))
+    }
+
+    fn append(&mut self, keys: &[ImportedKey]) -> anyhow::Result<()> {
+        let mut text = csv::Writer::from_writer(Vec::new());
+        for key in keys {
+            text.write_record([key.username.as_str(), key.api_key.expose()])?;
+        }
+        let text = text
+            .into_inner()
+            .context("nothing was imported: cannot write the generated keys")?;
+        self.write(&text)
+    }
+
+    fn write(&mut self, text: &[u8]) -> anyhow::Result<()> {
+        self.file
+            .write_all(text)
+            .with_context(|| format!("nothing was imported: cannot write {}", self.path.display()))
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
 }
 
-/// The file for generated keys, if any has to be generated.
-fn open_keys_file(create: &[Row], path: Option<&Path>) -> anyhow::Result<Option<File>> {
-    let Some(first) = create.iter().find(|row| row.api_key.is_none()) else {
-        return Ok(None);
-    };
-    let Some(path) = path else {
-        bail!(
-            "nothing was imported: line {} has no api_key, so one has to be generated, and it is known \
-             only once: name a file for it with --generated-keys-out",
-            first.line
-        );
-    };
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| {
-            format!(
-                "nothing was imported: cannot make --generated-keys-out {}",
-                path.display()
-            )
-        })?;
-    file.write_all(b"username,api_key\n")
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(Some(file))
+impl Drop for KeysFile {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!(%error, "a file of keys that were never used stays");
+        }
+    }
 }

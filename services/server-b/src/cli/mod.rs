@@ -3,11 +3,14 @@
 mod dead_letters;
 mod full_sync;
 mod import;
+mod keys;
+mod output;
 mod progress;
 mod replicas;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod users;
 
 use anyhow::{Context, ensure};
@@ -17,7 +20,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use service_runtime::config::{AdminArgs, AmqpArgs, DatabaseArgs, ListenArgs, TelemetryArgs};
 use service_runtime::database;
 use sqlx::{Connection, PgConnection, PgPool};
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::api::AdminTokenArgs;
 use crate::keys::KeyArgs;
@@ -53,6 +56,12 @@ enum Command {
     /// Look through the SMS that could not be stored, put them back into the queue, or delete them
     #[command(subcommand, after_help = dead_letters::EXAMPLES)]
     DeadLetters(dead_letters::DeadLettersCommand),
+    /// List and revoke API keys; seal all of them with another sealing key
+    #[command(subcommand, after_help = keys::EXAMPLES)]
+    Keys(keys::KeysCommand),
+    /// Manage the tokens of the admin API
+    #[command(subcommand, after_help = tokens::EXAMPLES)]
+    Tokens(tokens::TokensCommand),
     /// Manage users in the database; replicas learn of it like of any other change
     #[command(subcommand, after_help = users::EXAMPLES)]
     Users(users::UsersCommand),
@@ -94,6 +103,17 @@ pub struct ServeArgs {
         help_heading = "Audit"
     )]
     pub audit_interval_seconds: u64,
+
+    /// Days that entries of the audit log are kept
+    #[arg(
+        long,
+        env = "AUDIT_LOG_RETENTION_DAYS",
+        default_value_t = 365,
+        value_name = "DAYS",
+        value_parser = clap::value_parser!(u32).range(1..=36_500),
+        help_heading = "Audit"
+    )]
+    pub audit_log_retention_days: u32,
 
     /// Bring the schema up to date first; `--migrate=false` where a job of its own does it
     #[arg(
@@ -140,17 +160,29 @@ impl Cli {
             Command::Replicas(args) => replicas::run(args).await,
             Command::FullSync(args) => full_sync::run(args).await,
             Command::DeadLetters(command) => dead_letters::run(command).await,
+            Command::Keys(command) => {
+                let span = command_span("keys", command.name());
+                keys::run(command).instrument(span).await
+            }
+            Command::Tokens(command) => {
+                let span = command_span("tokens", command.name());
+                tokens::run(command).instrument(span).await
+            }
             Command::Users(command) => {
-                // Changes made here begin their traces here.
-                let span = tracing::error_span!(
-                    "users",
-                    otel.name = format_args!("server-b users {}", command.name()),
-                    process.executable.name = "server-b",
-                );
+                let span = command_span("users", command.name());
                 users::run(command).instrument(span).await
             }
         }
     }
+}
+
+/// Changes made by a command begin their traces in it.
+fn command_span(group: &'static str, name: &'static str) -> Span {
+    tracing::error_span!(
+        "command",
+        otel.name = format_args!("server-b {group} {name}"),
+        process.executable.name = "server-b",
+    )
 }
 
 /// A pool whose database has been reached once: a command has nobody to retry for.
@@ -169,13 +201,14 @@ async fn connect(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
 /// The same, and the tables are there.
 async fn connect_migrated(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
     let pool = connect(args).await?;
-    let migrated: bool = sqlx::query_scalar("SELECT to_regclass('users') IS NOT NULL")
+    // A table of the newest migration that commands need.
+    let migrated: bool = sqlx::query_scalar("SELECT to_regclass('admin_tokens') IS NOT NULL")
         .fetch_one(&pool)
         .await
         .context("cannot read the database")?;
     ensure!(
         migrated,
-        "the database has no tables yet: run `server-b migrate` first"
+        "the database has no tables yet, or those of an older release: run `server-b migrate` first"
     );
     Ok(pool)
 }

@@ -8,27 +8,29 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Lines are not written more often.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How far something is, counted in users.
+/// How far something is, counted in users, keys or other things.
 pub struct Progress {
     what: &'static str,
+    unit: &'static str,
     bar: Option<ProgressBar>,
     last_line: Option<(u64, Instant)>,
 }
 
 impl Progress {
     /// Nothing done yet.
-    pub fn new(what: &'static str) -> Self {
+    pub fn new(what: &'static str, unit: &'static str) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template(
-                "{msg} [{bar:40}] {human_pos}/{human_len} users, {per_sec}, {eta} left",
-            )
-            .expect("the template is valid");
+            let template = format!(
+                "{{msg}} [{{bar:40}}] {{human_pos}}/{{human_len}} {unit}, {{per_sec}}, {{eta}} left"
+            );
+            let style = ProgressStyle::with_template(&template).expect("the template is valid");
             ProgressBar::no_length()
                 .with_style(style)
                 .with_message(what)
         });
         Self {
             what,
+            unit,
             bar,
             last_line: None,
         }
@@ -43,7 +45,7 @@ impl Progress {
             bar.set_position(done);
         } else if self.line_is_due(done) {
             let total = total.map_or(String::new(), |total| format!(" of {total}"));
-            eprintln!("{}: {done}{total} users", self.what);
+            eprintln!("{}: {done}{total} {}", self.what, self.unit);
             self.last_line = Some((done, Instant::now()));
         }
     }

@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use time::format_description::well_known::Rfc3339;
 
 use super::connect_migrated;
-use super::users::{Output, print_json};
+use super::output::{Output, print_json};
 use crate::replicas::{self, LiveReplica, Until, Waited};
 
 pub const EXAMPLES: &str = "Examples:

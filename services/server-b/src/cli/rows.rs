@@ -1,39 +1,26 @@
-//! The CSV of an import: read and checked as a whole, before anything is written.
+//! The CSV of an import, read a row at a time and checked for what a row alone can tell.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::Read;
 
 use anyhow::{Context, bail};
 use csv::{Position, ReaderBuilder, StringRecord};
 use garde::Validate;
-use wire_contract::KeyDigest;
 
 use crate::keys::NewKey;
-use crate::users::UserChanges;
+use crate::users::{ImportRow, UserChanges};
 
 const COLUMNS: [&str; 4] = ["username", "is_active", "daily_quota", "api_key"];
-/// What some spreadsheets put before UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Faults that are listed; the rest is counted.
-const FAULTS_SHOWN: usize = 20;
-
-/// One user of the file; `None` where the file says nothing.
-#[derive(Debug)]
-pub struct Row {
-    /// In the file, from 1.
-    pub line: u64,
-    pub username: String,
-    pub is_active: Option<bool>,
-    pub daily_quota: Option<i32>,
-    pub api_key: Option<NewKey>,
-}
+pub const FAULTS_SHOWN: usize = 20;
 
 /// What is wrong where. Never quotes the field: it may be a key.
 #[derive(Debug)]
 pub struct Fault {
     pub line: u64,
-    pub column: &'static str,
+    pub column: Cow<'static, str>,
     pub message: String,
 }
 
@@ -47,46 +34,125 @@ impl fmt::Display for Fault {
     }
 }
 
-/// An error that lists the faults, if there are any.
-pub fn refuse(faults: &[Fault]) -> anyhow::Result<()> {
-    if faults.is_empty() {
-        return Ok(());
-    }
-    let shown = faults.iter().take(FAULTS_SHOWN).map(ToString::to_string);
-    let mut lines: Vec<String> = shown.collect();
-    if faults.len() > FAULTS_SHOWN {
-        lines.push(format!("and {} more", faults.len() - FAULTS_SHOWN));
-    }
-    bail!("nothing was imported:\n  {}", lines.join("\n  "))
+/// What is wrong with a file: the first faults, and how many there are.
+#[derive(Debug, Default)]
+pub struct Faults {
+    shown: Vec<Fault>,
+    more: u64,
 }
 
-/// Reads all rows.
-///
-/// # Errors
-/// If the file cannot be read, the header or any row is not acceptable, or a name or key appears twice.
-pub fn read(mut input: impl Read) -> anyhow::Result<Vec<Row>> {
-    let mut bytes = Vec::new();
-    input
-        .read_to_end(&mut bytes)
-        .context("cannot read the CSV file")?;
-    let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
-    let mut reader = ReaderBuilder::new().from_reader(text);
-    let columns = Columns::from_header(reader.headers().context("cannot read the CSV header")?)?;
-    let mut rows = Vec::new();
-    let mut faults = Vec::new();
-    for record in reader.records() {
-        match record {
-            Ok(record) => match columns.row(line_of(text, record.position()), &record) {
-                Ok(row) => rows.push(row),
-                Err(fault) => faults.push(fault),
-            },
-            Err(error) => faults.push(structural(line_of(text, error.position()), &error)?),
+impl Faults {
+    /// Adds one.
+    pub fn push(&mut self, fault: Fault) {
+        self.shown.push(fault);
+        if self.shown.len() > 2 * FAULTS_SHOWN {
+            self.shorten();
         }
     }
-    find_duplicates(&rows, &mut faults);
-    faults.sort_by_key(|fault| fault.line);
-    refuse(&faults)?;
-    Ok(rows)
+
+    /// Counts some that are not listed.
+    pub fn count(&mut self, more: u64) {
+        self.more += more;
+    }
+
+    fn shorten(&mut self) {
+        self.shown.sort_by_key(|fault| fault.line);
+        self.more += self.shown.len().saturating_sub(FAULTS_SHOWN) as u64;
+        self.shown.truncate(FAULTS_SHOWN);
+    }
+
+    /// An error that lists the faults, if there are any.
+    pub fn refuse(mut self) -> anyhow::Result<()> {
+        if self.shown.is_empty() {
+            return Ok(());
+        }
+        self.shorten();
+        let mut lines: Vec<String> = self.shown.iter().map(ToString::to_string).collect();
+        if self.more > 0 {
+            lines.push(format!("and {} more", self.more));
+        }
+        bail!("nothing was imported:\n  {}", lines.join("\n  "))
+    }
+}
+
+/// The rows of a file, one at a time.
+pub struct Rows<R> {
+    reader: csv::Reader<Window<R>>,
+    columns: Columns,
+    record: StringRecord,
+}
+
+impl<R: Read> Rows<R> {
+    /// Reads the header.
+    pub fn new(input: R) -> anyhow::Result<Self> {
+        let mut reader = ReaderBuilder::new().from_reader(Window::new(input));
+        let header = reader.headers().context("cannot read the CSV header")?;
+        Ok(Self {
+            columns: Columns::from_header(header)?,
+            reader,
+            record: StringRecord::new(),
+        })
+    }
+
+    /// The next row, or what is wrong with it; `None` after the last.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn next_row(&mut self) -> anyhow::Result<Option<Result<ImportRow, Fault>>> {
+        match self.reader.read_record(&mut self.record) {
+            Ok(false) => Ok(None),
+            Ok(true) => {
+                let line = self.reader.get_mut().line_of(self.record.position());
+                Ok(Some(self.columns.row(line, &self.record)))
+            }
+            Err(error) => {
+                let line = self.reader.get_mut().line_of(error.position());
+                Ok(Some(Err(structural(line, &error)?)))
+            }
+        }
+    }
+}
+
+/// Passes a file on, and keeps what the reader may still ask about: the lines between two records.
+struct Window<R> {
+    input: R,
+    /// Offset of the first byte that is kept.
+    start: u64,
+    kept: VecDeque<u8>,
+}
+
+impl<R> Window<R> {
+    fn new(input: R) -> Self {
+        Self {
+            input,
+            start: 0,
+            kept: VecDeque::new(),
+        }
+    }
+
+    /// The line on which a record begins. The reader's position is before the rest of a CRLF and before
+    /// blank lines, which it skips.
+    fn line_of(&mut self, position: Option<&Position>) -> u64 {
+        let Some(position) = position else { return 0 };
+        let before = position.byte().saturating_sub(self.start);
+        let before = self
+            .kept
+            .len()
+            .min(usize::try_from(before).unwrap_or(usize::MAX));
+        self.kept.drain(..before);
+        self.start = position.byte();
+        let skipped = self.kept.iter();
+        let skipped = skipped.take_while(|byte| matches!(byte, b'\r' | b'\n'));
+        position.line() + skipped.filter(|byte| **byte == b'\n').count() as u64
+    }
+}
+
+impl<R: Read> Read for Window<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        self.kept.extend(&buffer[..read]);
+        Ok(read)
+    }
 }
 
 /// Where each column is in the file.
@@ -113,14 +179,14 @@ impl Columns {
         Ok(Self(places))
     }
 
-    fn row(&self, line: u64, record: &StringRecord) -> Result<Row, Fault> {
+    fn row(&self, line: u64, record: &StringRecord) -> Result<ImportRow, Fault> {
         let [username, is_active, daily_quota, api_key] = self.0.map(|place| {
             let text = place.and_then(|place| record.get(place));
             text.filter(|text| !text.is_empty())
         });
         let fault = |column, message: &str| Fault {
             line,
-            column,
+            column: Cow::Borrowed(column),
             message: message.to_owned(),
         };
         let checked = UserChanges {
@@ -143,7 +209,7 @@ impl Columns {
             return Err(fault(column.unwrap_or("username"), error.message()));
         }
         let api_key = api_key.map(|text| NewKey::import(text.into())).transpose();
-        Ok(Row {
+        Ok(ImportRow {
             line,
             username: checked.username.unwrap_or_default(),
             is_active: checked.is_active,
@@ -151,16 +217,6 @@ impl Columns {
             api_key: api_key.map_err(|error| fault("api_key", &error.to_string()))?,
         })
     }
-}
-
-/// The line on which a record begins. The reader's position is before the rest of a CRLF and before
-/// blank lines, which it skips.
-fn line_of(text: &[u8], position: Option<&Position>) -> u64 {
-    let Some(position) = position else { return 0 };
-    let start = usize::try_from(position.byte()).unwrap_or(usize::MAX);
-    let skipped = text.get(start..).unwrap_or_default().iter();
-    let skipped = skipped.take_while(|byte| matches!(byte, b'\r' | b'\n'));
-    position.line() + skipped.filter(|byte| **byte == b'\n').count() as u64
 }
 
 fn boolean(text: &str) -> Option<bool> {
@@ -187,28 +243,7 @@ fn structural(line: u64, error: &csv::Error) -> anyhow::Result<Fault> {
     };
     Ok(Fault {
         line,
-        column,
+        column: column.into(),
         message,
     })
-}
-
-fn find_duplicates(rows: &[Row], faults: &mut Vec<Fault>) {
-    let mut names: HashMap<&str, u64> = HashMap::new();
-    let mut keys: HashMap<KeyDigest, u64> = HashMap::new();
-    for row in rows {
-        let name = names.insert(&row.username, row.line);
-        let key = row
-            .api_key
-            .as_ref()
-            .and_then(|key| keys.insert(key.digest(), row.line));
-        for (column, earlier) in [("username", name), ("api_key", key)] {
-            if let Some(earlier) = earlier {
-                faults.push(Fault {
-                    line: row.line,
-                    column,
-                    message: format!("is the same as in line {earlier}"),
-                });
-            }
-        }
-    }
 }

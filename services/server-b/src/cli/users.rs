@@ -2,26 +2,32 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::Context;
-use clap::{Args, Subcommand, ValueEnum};
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use service_runtime::config::DatabaseArgs;
-use time::format_description::well_known::Rfc3339;
+use sqlx::PgPool;
+use time::OffsetDateTime;
 use wire_contract::UserId;
 
 use super::connect_migrated;
 use super::import::{self, ImportArgs};
+use super::keys::key_table;
+use super::output::{Output, open, parse_time, print_json, time_text};
 use super::replicas::WaitArgs;
+use crate::actor::Actor;
 use crate::keys::{KeyArgs, KeyRing, NewKey};
-use crate::users::{CreatedUser, NewUser, User, UserChanges, Users};
+use crate::users::{
+    CreatedUser, IfVersion, NewUser, Rotation, User, UserChanges, UserFilter, UserKey, Users,
+};
 
 pub const EXAMPLES: &str = "Examples:
   server-b users create alice --daily-quota 5000
-  server-b users list --username alice --output json
-  server-b users update 1 --active false
+  server-b users list --username-prefix al --active true --output json
+  server-b users show alice                    # a username will do where it is nobody's user_id
+  server-b users update 1 --active false --if-version 17
   server-b users rotate-key 1 --overlap-seconds 3600
   server-b users import users.csv --generated-keys-out keys.csv";
 
@@ -31,6 +37,8 @@ pub enum UsersCommand {
     Create(CreateArgs),
     /// List users in the order of their ids; of keys only the prefix is known
     List(ListArgs),
+    /// Show one user with its keys
+    Show(ShowArgs),
     /// Change a user
     Update(UpdateArgs),
     /// Delete a user and its keys
@@ -48,21 +56,13 @@ impl UsersCommand {
         match self {
             Self::Create(_) => "create",
             Self::List(_) => "list",
+            Self::Show(_) => "show",
             Self::Update(_) => "update",
             Self::Delete(_) => "delete",
             Self::RotateKey(_) => "rotate-key",
             Self::Import(_) => "import",
         }
     }
-}
-
-/// How results are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people
-    Table,
-    /// For programs
-    Json,
 }
 
 #[derive(Debug, Args)]
@@ -78,6 +78,9 @@ pub struct CreateArgs {
     /// File with an existing API key to import, `-` for stdin; without it one is generated
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// Accept the key only until then, such as 2027-01-31T00:00:00Z; without it, until it is replaced
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    key_expires_at: Option<OffsetDateTime>,
     /// How the result is printed
     #[arg(long, default_value = "table", value_name = "FORMAT")]
     output: Output,
@@ -94,6 +97,18 @@ pub struct ListArgs {
     /// Only the user of exactly this name
     #[arg(long, value_name = "NAME")]
     username: Option<String>,
+    /// Only users whose name begins so
+    #[arg(long, value_name = "PREFIX")]
+    username_prefix: Option<String>,
+    /// Only users whose sends are accepted, or are not
+    #[arg(long, value_name = "BOOL")]
+    active: Option<bool>,
+    /// Only users created at this time or later, such as 2027-01-31T00:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    created_after: Option<OffsetDateTime>,
+    /// Only users created before this time
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    created_before: Option<OffsetDateTime>,
     /// Users to list at most
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
@@ -109,10 +124,16 @@ pub struct ListArgs {
 
 #[derive(Debug, Args)]
 pub struct UpdateArgs {
-    /// The user's id, as `server-b users list` shows it
-    user_id: UserId,
+    /// The user's id, or its username
+    user: String,
     #[command(flatten)]
     changes: ChangeArgs,
+    /// Only if the user still has this version
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<i64>,
+    /// How the result is printed
+    #[arg(long, default_value = "table", value_name = "FORMAT")]
+    output: Output,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -134,9 +155,23 @@ struct ChangeArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The user's id, or its username
+    user: String,
+    /// How the result is printed
+    #[arg(long, default_value = "table", value_name = "FORMAT")]
+    output: Output,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+#[derive(Debug, Args)]
 pub struct DeleteArgs {
-    /// The user's id, as `server-b users list` shows it
-    user_id: UserId,
+    /// The user's id, or its username
+    user: String,
+    /// Only if the user still has this version
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<i64>,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -145,15 +180,20 @@ pub struct DeleteArgs {
 
 #[derive(Debug, Args)]
 pub struct RotateKeyArgs {
-    /// The user's id, as `server-b users list` shows it
-    user_id: UserId,
-    /// Accept the replaced key that much longer, 30 days at most; without it, all older keys are
-    /// refused at once
+    /// The user's id, or its username
+    user: String,
+    /// Accept older keys that much longer, 30 days at most; without it, they are refused at once
     #[arg(long, value_name = "SECONDS")]
     overlap_seconds: Option<u64>,
     /// File with an existing API key to import, `-` for stdin; without it one is generated
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// Accept the key only until then, such as 2027-01-31T00:00:00Z; without it, until it is replaced
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    key_expires_at: Option<OffsetDateTime>,
+    /// Only if the user still has this version
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<i64>,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -166,6 +206,7 @@ pub async fn run(command: UsersCommand) -> anyhow::Result<()> {
     match command {
         UsersCommand::Create(args) => create(args).await,
         UsersCommand::List(args) => list(args).await,
+        UsersCommand::Show(args) => show(args).await,
         UsersCommand::Update(args) => update(args).await,
         UsersCommand::Delete(args) => delete(args).await,
         UsersCommand::RotateKey(args) => rotate_key(args).await,
@@ -173,18 +214,35 @@ pub async fn run(command: UsersCommand) -> anyhow::Result<()> {
     }
 }
 
+/// The users, changed in the name of whoever runs the command.
+pub fn users(pool: &PgPool) -> Users {
+    Users::new(pool.clone(), Actor::command_line())
+}
+
+/// The user that was meant: a name that is another user's id is refused.
+pub async fn find(users: &Users, text: &str) -> anyhow::Result<UserId> {
+    let named = users.named(text).await?.map(|user| user.user_id);
+    match (text.parse(), named) {
+        (Ok(user_id), Some(named)) if user_id != named => bail!(
+            "`{text}` may be user {user_id} or the one of that name, which is user {named}: give the user_id"
+        ),
+        (Ok(user_id), _) | (Err(_), Some(user_id)) => Ok(user_id),
+        (Err(_), None) => bail!("there is no user of the name `{text}`"),
+    }
+}
+
 async fn create(args: CreateArgs) -> anyhow::Result<()> {
     let keys = KeyRing::from_args(&args.keys)?;
     let api_key = given_or_generated(args.api_key_file.as_deref())?;
     let pool = connect_migrated(&args.database).await?;
-    let users = Users::new(pool.clone());
     let new = NewUser {
         username: args.username,
         is_active: !args.inactive,
         daily_quota: args.daily_quota,
         api_key: api_key.clone(),
+        key_expires_at: args.key_expires_at,
     };
-    let user = users.create(&keys, new).await?;
+    let user = users(&pool).create(&keys, new).await?;
     match args.output {
         Output::Json => print_json(&CreatedUser::new(user, &api_key))?,
         Output::Table => {
@@ -196,10 +254,15 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
 }
 
 async fn list(args: ListArgs) -> anyhow::Result<()> {
-    let users = Users::new(connect_migrated(&args.database).await?);
-    let page = users
-        .list(args.cursor, args.limit, args.username.as_deref())
-        .await?;
+    let pool = connect_migrated(&args.database).await?;
+    let filter = UserFilter {
+        username: args.username,
+        username_prefix: args.username_prefix,
+        is_active: args.active,
+        created_after: args.created_after,
+        created_before: args.created_before,
+    };
+    let page = users(&pool).list(args.cursor, args.limit, &filter).await?;
     if args.output == Output::Json {
         return print_json(&page);
     }
@@ -210,23 +273,50 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A user and its keys.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    user: User,
+    keys: Vec<UserKey>,
+}
+
+async fn show(args: ShowArgs) -> anyhow::Result<()> {
+    let users = users(&connect_migrated(&args.database).await?);
+    let user_id = find(&users, &args.user).await?;
+    let (user, keys) = (users.get(user_id).await?, users.keys(user_id).await?);
+    if args.output == Output::Json {
+        return print_json(&Shown { user, keys });
+    }
+    println!("{}\n\n{}", table(&[user]), key_table(&keys));
+    Ok(())
+}
+
 async fn update(args: UpdateArgs) -> anyhow::Result<()> {
     let pool = connect_migrated(&args.database).await?;
-    let users = Users::new(pool.clone());
+    let users = users(&pool);
     let changes = UserChanges {
         username: args.changes.username,
         is_active: args.changes.active,
         daily_quota: args.changes.daily_quota,
     };
-    let user = users.update(args.user_id, changes, None).await?;
-    println!("{}", table(&[user]));
+    let user_id = find(&users, &args.user).await?;
+    let user = users
+        .update(user_id, changes, only(args.if_version))
+        .await?;
+    match args.output {
+        Output::Json => print_json(&user)?,
+        Output::Table => println!("{}", table(&[user])),
+    }
     args.wait.wait(&pool).await
 }
 
 async fn delete(args: DeleteArgs) -> anyhow::Result<()> {
     let pool = connect_migrated(&args.database).await?;
-    Users::new(pool.clone()).delete(args.user_id, None).await?;
-    println!("user {} deleted", args.user_id);
+    let users = users(&pool);
+    let user_id = find(&users, &args.user).await?;
+    users.delete(user_id, only(args.if_version)).await?;
+    println!("user {user_id} deleted");
     args.wait.wait(&pool).await
 }
 
@@ -235,10 +325,15 @@ async fn rotate_key(args: RotateKeyArgs) -> anyhow::Result<()> {
     let keys = KeyRing::from_args(&args.keys)?;
     let api_key = given_or_generated(args.api_key_file.as_deref())?;
     let pool = connect_migrated(&args.database).await?;
-    let users = Users::new(pool.clone());
-    let overlap = args.overlap_seconds.map(Duration::from_secs);
+    let users = users(&pool);
+    let rotation = Rotation {
+        api_key: api_key.clone(),
+        overlap_seconds: args.overlap_seconds.unwrap_or(0),
+        key_expires_at: args.key_expires_at,
+    };
+    let user_id = find(&users, &args.user).await?;
     let user = users
-        .rotate_key(&keys, args.user_id, api_key.clone(), overlap, None)
+        .rotate_key(&keys, user_id, rotation, only(args.if_version))
         .await?;
     eprintln!(
         "API key of user {} ({}), shown only now:",
@@ -246,6 +341,10 @@ async fn rotate_key(args: RotateKeyArgs) -> anyhow::Result<()> {
     );
     println!("{}", api_key.expose());
     args.wait.wait(&pool).await
+}
+
+fn only(version: Option<i64>) -> IfVersion {
+    version.map(|version| vec![version])
 }
 
 fn given_or_generated(file: Option<&Path>) -> anyhow::Result<NewKey> {
@@ -258,22 +357,6 @@ fn given_or_generated(file: Option<&Path>) -> anyhow::Result<NewKey> {
         .with_context(|| format!("cannot read an API key from {}", path.display()))?;
     NewKey::import(text.trim_end_matches(['\r', '\n']).into())
         .with_context(|| format!("the API key in {} cannot be imported", path.display()))
-}
-
-/// A file, or stdin for `-`.
-pub fn open(path: &Path) -> anyhow::Result<Box<dyn Read>> {
-    if path == Path::new("-") {
-        return Ok(Box::new(std::io::stdin()));
-    }
-    let file = std::fs::File::open(path);
-    Ok(Box::new(file.with_context(|| {
-        format!("cannot open {}", path.display())
-    })?))
-}
-
-pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
 }
 
 fn table(users: &[User]) -> Table {
@@ -297,7 +380,7 @@ fn table(users: &[User]) -> Table {
                 .as_ref()
                 .map_or("none".to_owned(), |prefix| format!("{prefix}…")),
             user.version.to_string(),
-            user.updated_at.format(&Rfc3339).unwrap_or_default(),
+            time_text(Some(user.updated_at)),
         ]);
     }
     table

@@ -155,6 +155,13 @@ impl KeyRing {
         Some(sealed)
     }
 
+    /// The id of the key that seals; `None` in digest mode, which seals nothing.
+    #[must_use]
+    pub fn sealing_key_id(&self) -> Option<u8> {
+        let (id, _) = self.keys.first()?;
+        (self.mode == ApiKeyMode::Plain).then_some(*id)
+    }
+
     /// Opens what [`Self::seal`] sealed, in either mode.
     pub fn open(&self, sealed: &[u8]) -> Result<SecretString, KeyError> {
         let (id, rest) = sealed.split_first().ok_or(KeyError::Truncated)?;

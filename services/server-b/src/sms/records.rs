@@ -7,7 +7,7 @@ use uuid::Uuid;
 use wire_contract::{Encoding, SmsRecord, SmsStatus as Status, SmsTransition, UserId};
 
 /// What became of an SMS, without its number and text.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema, sqlx::FromRow)]
 pub struct SmsStatus {
     /// Names it.
     pub message_id: Uuid,

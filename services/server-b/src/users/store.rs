@@ -1,17 +1,15 @@
 //! One user at a time.
 
-use std::time::Duration;
-
-use futures_util::future::BoxFuture;
 use garde::Validate;
 use service_runtime::database::Traced;
-use service_runtime::trace::TraceContext;
-use sqlx::{PgConnection, PgPool};
-use tracing::{Instrument, Span};
+use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder};
 use wire_contract::UserId;
 
-use super::{IfVersion, MAX_OVERLAP, MAX_PAGE, NewUser, User, UserChanges, UserError, UserPage};
-use crate::keys::{KeyRing, NewKey};
+use super::{
+    IfVersion, MAX_PAGE, NewUser, Rotation, User, UserChanges, UserError, UserFilter, UserPage,
+};
+use crate::actor::{Actor, in_transaction};
+use crate::keys::KeyRing;
 
 /// A statement about users followed by the columns of [`User`], and what comes after them.
 macro_rules! user_sql {
@@ -20,7 +18,8 @@ macro_rules! user_sql {
             $before,
             " user_id, username, is_active, daily_quota, version, created_at, updated_at,
               (SELECT prefix FROM api_keys
-               WHERE api_keys.user_id = users.user_id AND expires_at IS NULL) AS key_prefix ",
+               WHERE api_keys.user_id = users.user_id AND (expires_at IS NULL OR expires_at > now())
+               ORDER BY expires_at DESC NULLS FIRST, key_id DESC LIMIT 1) AS key_prefix ",
             $after
         )
     };
@@ -30,24 +29,25 @@ macro_rules! user_sql {
 #[derive(Debug, Clone)]
 pub struct Users {
     pub(super) pool: PgPool,
+    pub(super) actor: Actor,
 }
 
 impl Users {
-    /// Over a pool.
+    /// Over a pool; changes are logged as the actor's.
     #[must_use]
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+    pub fn new(pool: PgPool, actor: Actor) -> Self {
+        Self { pool, actor }
     }
 
     /// Creates a user with its key: one event for the replicas.
     pub async fn create(&self, keys: &KeyRing, user: NewUser) -> Result<User, UserError> {
         user.validate()?;
         let sealed = keys.seal(user.api_key.expose());
-        in_transaction(&self.pool, move |tx| {
+        in_transaction(&self.pool, &self.actor, move |tx| {
             Box::pin(async move {
                 // The key first (its foreign key is deferred): the user's row then carries it from
                 // the start, and no replica sees a user without a key.
-                let user_id = insert_first_key(tx, &user.api_key, sealed).await?;
+                let user_id = insert_first_key(tx, &user, sealed).await?;
                 insert_user(tx, user_id, user).await
             })
         })
@@ -63,12 +63,18 @@ impl Users {
             .ok_or(UserError::NotFound(user_id))
     }
 
-    /// Up to `limit` users (1 to [`MAX_PAGE`]) after `cursor`; with `username`, only the one of that name.
+    /// The user of that name.
+    pub async fn named(&self, username: &str) -> Result<Option<User>, UserError> {
+        let query = sqlx::query_as(user_sql!("SELECT", "FROM users WHERE username = $1"));
+        Ok(query.bind(username).fetch_optional(&self.pool).await?)
+    }
+
+    /// Up to `limit` users (1 to [`MAX_PAGE`]) after `cursor` that the filter lets through.
     pub async fn list(
         &self,
         cursor: Option<UserId>,
         limit: u16,
-        username: Option<&str>,
+        filter: &UserFilter,
     ) -> Result<UserPage, UserError> {
         if !(1..=MAX_PAGE).contains(&limit) {
             return Err(UserError::Invalid {
@@ -76,23 +82,15 @@ impl Users {
                 message: format!("must be from 1 to {MAX_PAGE}"),
             });
         }
-        // Two statements: an optional condition in one would make its plan a full scan.
-        let query = match username {
-            Some(name) => sqlx::query_as(user_sql!(
-                "SELECT",
-                "FROM users WHERE username = $1 AND user_id > $2 ORDER BY user_id LIMIT $3"
-            ))
-            .bind(name),
-            None => sqlx::query_as(user_sql!(
-                "SELECT",
-                "FROM users WHERE user_id > $1 ORDER BY user_id LIMIT $2"
-            )),
-        };
+        // Only the conditions that are asked for: an optional one would make its plan a full scan.
+        let mut query =
+            QueryBuilder::<Postgres>::new(user_sql!("SELECT", "FROM users WHERE user_id > "));
+        query.push_bind(cursor.unwrap_or(UserId::MIN));
+        filter.push_conditions(&mut query)?;
         // One more is asked for than is shown: it tells whether there is a next page.
-        let query = query
-            .bind(cursor.unwrap_or(UserId::MIN))
-            .bind(i64::from(limit) + 1);
-        let mut users: Vec<User> = query.fetch_all(&self.pool).await?;
+        query.push(" ORDER BY user_id LIMIT ");
+        query.push_bind(i64::from(limit) + 1);
+        let mut users: Vec<User> = query.build_query_as().fetch_all(&self.pool).await?;
         let more = users.len() > usize::from(limit);
         users.truncate(usize::from(limit));
         let next_cursor = users.last().map(|user| user.user_id).filter(|_| more);
@@ -107,7 +105,7 @@ impl Users {
         if_version: IfVersion,
     ) -> Result<User, UserError> {
         changes.validate()?;
-        in_transaction(&self.pool, move |tx| {
+        in_transaction(&self.pool, &self.actor, move |tx| {
             Box::pin(async move {
                 lock(tx, user_id, if_version).await?;
                 let updated = sqlx::query_as(user_sql!(
@@ -132,7 +130,7 @@ impl Users {
 
     /// Deletes a user and its keys.
     pub async fn delete(&self, user_id: UserId, if_version: IfVersion) -> Result<(), UserError> {
-        in_transaction(&self.pool, move |tx| {
+        in_transaction(&self.pool, &self.actor, move |tx| {
             Box::pin(async move {
                 lock(tx, user_id, if_version).await?;
                 sqlx::query("DELETE FROM users WHERE user_id = $1")
@@ -146,29 +144,22 @@ impl Users {
         .await
     }
 
-    /// Gives a user another key. All its other keys are refused from then on; with an overlap (at most
-    /// [`MAX_OVERLAP`]) the one replaced is accepted that much longer.
+    /// Gives a user another key. All its other keys are refused from then on; with an overlap they are accepted that much
+    /// longer, but none longer than it was anyway.
     pub async fn rotate_key(
         &self,
         keys: &KeyRing,
         user_id: UserId,
-        key: NewKey,
-        overlap: Option<Duration>,
+        rotation: Rotation,
         if_version: IfVersion,
     ) -> Result<User, UserError> {
-        let overlap = overlap.unwrap_or_default();
-        if overlap > MAX_OVERLAP {
-            return Err(UserError::Invalid {
-                field: "overlap_seconds".to_owned(),
-                message: format!("must be from 0 to {}", MAX_OVERLAP.as_secs()),
-            });
-        }
-        let sealed = keys.seal(key.expose());
-        in_transaction(&self.pool, move |tx| {
+        rotation.validate()?;
+        let sealed = keys.seal(rotation.api_key.expose());
+        in_transaction(&self.pool, &self.actor, move |tx| {
             Box::pin(async move {
                 // Two rotations at once take turns here.
                 lock(tx, user_id, if_version).await?;
-                replace_key(tx, user_id, &key, sealed, overlap).await?;
+                replace_key(tx, user_id, &rotation, sealed).await?;
                 let rotated = sqlx::query_as(user_sql!("SELECT", "FROM users WHERE user_id = $1"));
                 Ok(rotated.bind(user_id).fetch_one(tx).await?)
             })
@@ -178,7 +169,7 @@ impl Users {
 }
 
 /// Holds the user's row until the transaction ends, if it is there and has one of the versions.
-async fn lock(
+pub(super) async fn lock(
     tx: &mut PgConnection,
     user_id: UserId,
     if_version: IfVersion,
@@ -198,17 +189,18 @@ async fn lock(
 /// Draws the id of the user to be, and gives it the key.
 async fn insert_first_key(
     tx: &mut PgConnection,
-    key: &NewKey,
+    user: &NewUser,
     sealed: Option<Vec<u8>>,
 ) -> Result<UserId, UserError> {
     let user_id = sqlx::query_scalar(
-        "INSERT INTO api_keys (user_id, digest, sealed, prefix)
-         VALUES (nextval(pg_get_serial_sequence('users', 'user_id')), $1, $2, $3)
+        "INSERT INTO api_keys (user_id, digest, sealed, prefix, expires_at)
+         VALUES (nextval(pg_get_serial_sequence('users', 'user_id')), $1, $2, $3, $4)
          RETURNING user_id",
     )
-    .bind(key.digest().as_bytes().as_slice())
+    .bind(user.api_key.digest().as_bytes().as_slice())
     .bind(sealed)
-    .bind(key.prefix())
+    .bind(user.api_key.prefix())
+    .bind(user.key_expires_at)
     .fetch_one(tx)
     .await?;
     Ok(user_id)
@@ -239,20 +231,21 @@ async fn insert_user(
 async fn replace_key(
     tx: &mut PgConnection,
     user_id: UserId,
-    key: &NewKey,
+    rotation: &Rotation,
     sealed: Option<Vec<u8>>,
-    overlap: Duration,
 ) -> Result<(), UserError> {
+    let key = &rotation.api_key;
     sqlx::query(
         "WITH overlapping AS (
-             UPDATE api_keys SET expires_at = now() + make_interval(secs => $5::float8)
-             WHERE user_id = $1 AND expires_at IS NULL AND $5 > 0 RETURNING 1
+             UPDATE api_keys SET expires_at = now() + make_interval(secs => $5::bigint)
+             WHERE user_id = $1 AND $5::bigint > 0
+               AND (expires_at IS NULL OR expires_at > now() + make_interval(secs => $5::bigint)) RETURNING 1
          ), removed AS (
              DELETE FROM api_keys
-             WHERE user_id = $1 AND ($5 = 0 OR expires_at <= now()) RETURNING 1
+             WHERE user_id = $1 AND ($5::bigint = 0 OR expires_at <= now()) RETURNING 1
          )
-         INSERT INTO api_keys (user_id, digest, sealed, prefix)
-         SELECT $1, $2, $3, $4
+         INSERT INTO api_keys (user_id, digest, sealed, prefix, expires_at)
+         SELECT $1, $2, $3, $4, $6
          FROM (SELECT count(*) FROM overlapping) AS after_update,
               (SELECT count(*) FROM removed) AS after_delete",
     )
@@ -260,40 +253,10 @@ async fn replace_key(
     .bind(key.digest().as_bytes().as_slice())
     .bind(sealed)
     .bind(key.prefix())
-    .bind(overlap.as_secs_f64())
+    .bind(i64::try_from(rotation.overlap_seconds).unwrap_or(i64::MAX))
+    .bind(rotation.key_expires_at)
     .execute(tx)
     .traced("INSERT", "api_keys")
     .await?;
     Ok(())
-}
-
-/// Runs `work` in a transaction, in a task of its own that goes on when the caller goes away: a
-/// cancelled `begin` can leave a pooled connection broken (sqlx 0.9). The current trace goes along to the
-/// outbox.
-pub(super) async fn in_transaction<T, F>(pool: &PgPool, work: F) -> Result<T, UserError>
-where
-    T: Send + 'static,
-    F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, UserError>> + Send + 'static,
-{
-    let pool = pool.clone();
-    let task = async move {
-        let mut tx = pool.begin().await?;
-        let trace = TraceContext::current();
-        if trace.traceparent.is_some() {
-            sqlx::query(
-                "SELECT set_config('identity_sync.traceparent', $1, true),
-                        set_config('identity_sync.tracestate', coalesce($2, ''), true)",
-            )
-            .bind(trace.traceparent)
-            .bind(trace.tracestate)
-            .execute(&mut *tx)
-            .await?;
-        }
-        let done = work(&mut tx).await?;
-        tx.commit().await?;
-        Ok(done)
-    };
-    tokio::spawn(task.instrument(Span::current()))
-        .await
-        .map_err(UserError::Aborted)?
 }

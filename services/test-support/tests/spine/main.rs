@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod administration;
 mod cache_sync;
 mod canary;
 mod dead_letters;

@@ -1,0 +1,167 @@
+use axum::http::StatusCode;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+use super::{Api, TOKEN};
+
+/// Requests of one run.
+const REQUESTS: usize = 3_000;
+const METHODS: [&str; 8] = [
+    "GET", "POST", "PATCH", "DELETE", "PUT", "HEAD", "OPTIONS", "BREW",
+];
+const PATHS: [&str; 16] = [
+    "/users",
+    "/users/1",
+    "/users/2",
+    "/users/-9223372036854775808",
+    "/users/99999999999999999999",
+    "/users/%00",
+    "/users/1/keys",
+    "/users/1/keys/1",
+    "/users/1/keys/%F0%9F%98%80",
+    "/users/1/rotate-key",
+    "/tokens",
+    "/tokens/some",
+    "/tokens/%00",
+    "/audit",
+    "/full-syncs/0198c5a0-0000-7000-8000-000000000001",
+    "/sms/0198c5a0-0000-7000-8000-000000000001",
+];
+const PARAMETERS: [&str; 12] = [
+    "cursor",
+    "limit",
+    "username",
+    "username_prefix",
+    "is_active",
+    "created_after",
+    "created_before",
+    "user_id",
+    "actor",
+    "from_time",
+    "to_time",
+    "wait",
+];
+const FIELDS: [&str; 9] = [
+    "username",
+    "is_active",
+    "daily_quota",
+    "api_key",
+    "overlap_seconds",
+    "key_expires_at",
+    "name",
+    "role",
+    "expires_at",
+];
+/// As JSON; without the quotes, and escaped, in queries.
+const VALUES: [&str; 22] = [
+    "null",
+    "true",
+    "0",
+    "-1",
+    "1e400",
+    "9223372036854775808",
+    "2147483647",
+    "1.5",
+    "[]",
+    "{}",
+    "\"\"",
+    "\"a\"",
+    "\"\\u0000\"",
+    "\"\\ud800\"",
+    "\"\u{10ffff}\"",
+    "\"'; DROP TABLE users --\"",
+    "\"reader\"",
+    "\"admin\"",
+    "\"isk_000000000000000000000000000000000000\"",
+    "\"9998-12-31T23:59:59Z\"",
+    "\"0000-01-01T00:00:00-23:59\"",
+    "\"-9999-01-01T00:00:00Z\"",
+];
+
+fn query(rng: &mut StdRng) -> String {
+    let mut query = String::new();
+    for _ in 0..rng.random_range(0..3) {
+        let name = PARAMETERS.choose(rng).expect("some");
+        let value = VALUES.choose(rng).expect("some").trim_matches('"');
+        let escaped: String = value.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        query += &format!(
+            "{}{name}={escaped}",
+            if query.is_empty() { "?" } else { "&" }
+        );
+    }
+    query
+}
+
+fn body(rng: &mut StdRng) -> String {
+    match rng.random_range(0..10) {
+        0 => String::new(),
+        1 => (*VALUES.choose(rng).expect("some")).to_owned(),
+        2 => "{\"username\": ".repeat(rng.random_range(1..2_000)),
+        _ => {
+            let fields: Vec<String> = (0..rng.random_range(0..4))
+                .map(|_| {
+                    let name = FIELDS.choose(rng).expect("some");
+                    format!("\"{name}\": {}", VALUES.choose(rng).expect("some"))
+                })
+                .collect();
+            format!("{{{}}}", fields.join(", "))
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_role_and_body_a_request_has_it_is_no_error_of_the_server() {
+    let api = Api::start().await;
+    api.user("alice").await;
+    let seed = rand::rng().random();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (reader, admin) = (
+        api.token("reader", "reader").await,
+        api.token("admin", "admin").await,
+    );
+    let revoked = api.token("some", "admin").await;
+    api.done(204, "DELETE", "/tokens/some", "").await;
+    let tokens = [
+        TOKEN,
+        &reader,
+        &admin,
+        &revoked,
+        "",
+        "ist_",
+        "0123456789abcdee",
+    ];
+    let mut answered = std::collections::BTreeMap::<u16, usize>::new();
+    for _ in 0..REQUESTS {
+        let token = *tokens.choose(&mut rng).expect("some");
+        let method = *METHODS.choose(&mut rng).expect("some");
+        let path = format!(
+            "{}{}",
+            PATHS.choose(&mut rng).expect("some"),
+            query(&mut rng)
+        );
+        let body = body(&mut rng);
+        let answer = api.call_as(token, method, &path, &body).await;
+        *answered.entry(answer.status.as_u16()).or_default() += 1;
+        assert!(
+            answer.status < StatusCode::INTERNAL_SERVER_ERROR,
+            "seed {seed}: {method} {path} {body}\n{} {}",
+            answer.status,
+            answer.text
+        );
+        let is_trusted = [TOKEN, &admin].contains(&token);
+        let reads = token == reader && ["GET", "HEAD"].contains(&method);
+        let refused = [401, 403].contains(&answer.status.as_u16());
+        assert_eq!(
+            refused,
+            !(is_trusted || reads),
+            "seed {seed}: {method} {path} {}",
+            answer.status
+        );
+    }
+    println!("{answered:?}");
+    assert!(
+        answered.contains_key(&201) && answered.contains_key(&422),
+        "{answered:?}"
+    );
+}
