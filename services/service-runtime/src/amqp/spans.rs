@@ -81,7 +81,12 @@ impl MessageSpan {
             return Self(None);
         };
         let builder = SpanBuilder::from_name("send").with_kind(SpanKind::Producer);
-        let context = Context::new().with_remote_span_context(parent.clone());
+        // A parent that is none would count as one that is not sampled.
+        let context = if parent.is_valid() {
+            Context::new().with_remote_span_context(parent.clone())
+        } else {
+            Context::new()
+        };
         let mut span = tracer.build_with_context(builder, &context);
         // Most that may begin a trace do not, and cost no attributes.
         if !span.is_recording() {
