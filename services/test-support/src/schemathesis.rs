@@ -8,9 +8,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use crate::SCHEMATHESIS_VAR;
+use crate::servers::random_hex;
 
-/// Seconds for fuzzing and for sequences of requests, after the fixed cases.
-const SECONDS: u32 = 40;
+/// Requests that are drawn for an operation, after the fixed cases: a minute for a service of twenty operations.
+const EXAMPLES: u32 = 15;
 
 /// A run over one document.
 #[derive(Debug)]
@@ -53,7 +54,8 @@ impl Schemathesis {
         let program = env::var_os(SCHEMATHESIS_VAR)
             .map(PathBuf::from)
             .with_context(|| format!("`cargo xtask test` sets {SCHEMATHESIS_VAR}"))?;
-        let dir = env::temp_dir().join(format!("schemathesis-{}", std::process::id()));
+        // Two runs may share a process.
+        let dir = env::temp_dir().join(format!("schemathesis-{}", random_hex()?));
         fs::create_dir_all(&dir).context("a temporary directory")?;
         let config = dir.join("schemathesis.toml");
         fs::write(&config, &self.config).context("writing the configuration")?;
@@ -62,7 +64,7 @@ impl Schemathesis {
             .arg("--config-file")
             .arg(&config)
             .args(["run", &self.url, "--no-color"])
-            .args(["--max-time", &SECONDS.to_string()])
+            .args(["--max-examples", &EXAMPLES.to_string()])
             .args(["--request-timeout", "30", "--workers", "2", "--no-shrink"])
             .current_dir(&dir)
             .stdin(Stdio::null());

@@ -68,6 +68,7 @@ pub struct IfMatchParam {
     #[param(
         rename = "If-Match",
         required = false,
+        min_length = 1,
         pattern = "^(\\*|\"[0-9]{1,18}\"(, ?\"[0-9]{1,18}\")*)$"
     )]
     if_match: String,

@@ -305,3 +305,49 @@ async fn an_unreachable_database_is_503_with_retry_after() {
         assert!(headers.contains_key(header::RETRY_AFTER));
     }
 }
+
+#[tokio::test]
+async fn the_description_is_openapi_3_1_needs_no_token_and_tells_what_any_request_may_meet() {
+    let request = Request::get("/openapi.json").body(Body::empty());
+    let (status, headers, api) = answer(request.expect("a valid request")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(headers[header::CONTENT_TYPE], "application/json");
+    assert!(
+        api["openapi"]
+            .as_str()
+            .is_some_and(|it| it.starts_with("3.1"))
+    );
+    assert_eq!(
+        api["components"]["securitySchemes"]["token"]["scheme"],
+        "bearer"
+    );
+    let paths = api["paths"].as_object().expect("paths");
+    let operations = paths
+        .values()
+        .flat_map(|path| path.as_object().expect("methods"));
+    let mut count = 0;
+    for (method, operation) in operations {
+        count += 1;
+        let writes = method != "get";
+        assert_eq!(operation["security"][0]["token"], serde_json::json!([]));
+        for (answer, expected) in [("401", true), ("403", writes), ("500", true), ("503", true)] {
+            assert_eq!(
+                operation["responses"][answer].is_object(),
+                expected,
+                "{answer}: {operation}"
+            );
+        }
+        let waits = operation["parameters"].to_string().contains("wait_seconds");
+        assert_eq!(waits, writes, "{operation}");
+    }
+    assert_eq!(count, 16);
+    let change = &paths["/admin/v1/users/{user_id}"]["patch"];
+    assert!(
+        change["responses"]["200"]["headers"]["ETag"].is_object(),
+        "{change}"
+    );
+    assert!(
+        change["parameters"].to_string().contains("If-Match"),
+        "{change}"
+    );
+}
