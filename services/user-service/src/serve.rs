@@ -43,7 +43,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         "user-service",
         readiness.clone(),
         status(readiness, &consumer_state, &publisher),
-        || std::future::ready(consumer::metrics::on_scrape()).boxed(),
+        || async { consumer::metrics::on_scrape() }.boxed(),
     )?;
     lifecycle.support(
         "admin server",
