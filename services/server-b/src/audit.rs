@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::TryStreamExt;
-use prometheus::{IntCounterVec, register_int_counter_vec};
+use prometheus::{IntCounterVec, IntGauge, register_int_counter_vec, register_int_gauge};
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::Notify;
@@ -22,6 +22,9 @@ use crate::wire_image::WireImage;
 
 /// Audits that replicas' mismatches ask for come no closer than this.
 const SUSPICION_SPACING: Duration = Duration::from_secs(10);
+/// After one that failed the next comes so soon, however far apart audits are: a database that was away for a moment must
+/// not leave drift unseen for a day.
+const RETRY_AFTER: Duration = Duration::from_mins(1);
 
 /// An audit takes seconds for a million users.
 const AUDIT_TIMEOUT: Duration = Duration::from_mins(5);
@@ -37,8 +40,18 @@ static AUDITS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
+/// `identity_audit_failing`: what the counter cannot tell where audits are far apart.
+static FAILING: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "identity_audit_failing",
+        "1 while the last audit that this process has tried failed"
+    )
+    .expect("registered once")
+});
+
 /// Makes the series known from the start: an increase from nothing is not seen by a rate.
 pub(crate) fn register_metrics() {
+    LazyLock::force(&FAILING);
     for outcome in ["equal", "drift", "renewed", "failed"] {
         AUDITS.with_label_values(&[outcome]);
     }
@@ -64,18 +77,22 @@ pub async fn run(
     suspicion: Arc<Notify>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let mut pause = interval;
     loop {
         // When a replica differs, either it or the digest is wrong: the tables tell.
         let suspected = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            () = tokio::time::sleep(interval) => false,
+            () = tokio::time::sleep(pause) => false,
             () = suspicion.notified() => true,
         };
         let audited = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             audited = audit_if_due(&pool, if suspected { SUSPICION_SPACING } else { interval }) => audited,
         };
+        FAILING.set(i64::from(audited.is_err()));
+        pause = interval;
         if let Err(error) = audited {
+            pause = interval.min(RETRY_AFTER);
             AUDITS.with_label_values(&["failed"]).inc();
             tracing::warn!(error = format!("{error:#}"), "audit failed");
         }

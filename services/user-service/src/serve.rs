@@ -13,7 +13,7 @@ use service_runtime::readiness::Readiness;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::ServeArgs;
-use crate::consumer::UserCreatedConsumer;
+use crate::consumer::{self, UserCreatedConsumer};
 use crate::{MIGRATOR, api};
 
 /// Runs until a signal; an error is a task that died.
@@ -43,7 +43,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         "user-service",
         readiness.clone(),
         status(readiness, &consumer_state, &publisher),
-        || std::future::ready(()).boxed(),
+        || async { consumer::metrics::on_scrape() }.boxed(),
     )?;
     lifecycle.support(
         "admin server",

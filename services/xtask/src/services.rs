@@ -22,6 +22,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Variables of our own environment that the services get too.
 const PASSED_ON: [&str; 5] = ["LOG", "OTEL_", "RABBITMQ_", "DATABASE_", "SSL_CERT_"];
+/// Of them, those that say where traces go and how; a collector of our own takes their place as a whole.
+const OTLP: &str = "OTEL_EXPORTER_OTLP_";
+const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 /// The running services.
 #[derive(Debug)]
@@ -41,6 +44,7 @@ pub struct Services {
     /// The URL of user-service's database.
     pub user_service_database_url: String,
     sealing_key: PathBuf,
+    otlp_endpoint: Option<String>,
 }
 
 /// One running service.
@@ -60,7 +64,7 @@ struct Common<'a> {
     state: &'a State,
     rabbitmq_url: &'a str,
     /// Where traces go, in place of what the environment says.
-    otlp_endpoint: Option<String>,
+    otlp_endpoint: Option<&'a str>,
 }
 
 impl Services {
@@ -86,7 +90,7 @@ impl Services {
         let common = Common {
             state,
             rabbitmq_url: &rabbitmq_url,
-            otlp_endpoint,
+            otlp_endpoint: otlp_endpoint.as_deref(),
         };
         let server_b = common.start("b", "server-b", (8070, 9070), |command| {
             command
@@ -119,6 +123,7 @@ impl Services {
             database_url,
             user_service_database_url,
             sealing_key,
+            otlp_endpoint,
         };
         services.wait_until_ready(interrupt)?;
         Ok(services)
@@ -140,8 +145,15 @@ impl Services {
 
     /// Runs the command line of server B and gives what it printed.
     pub fn server_b_cli(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(workspace::bin_dir()?.join("server-b"))
+        let mut command = Command::new(workspace::bin_dir()?.join("server-b"));
+        if self.otlp_endpoint.is_some() {
+            for (name, _) in env::vars().filter(|(name, _)| name.starts_with(OTLP)) {
+                command.env_remove(name);
+            }
+        }
+        let output = command
             .args(arguments)
+            .envs(passed_on(env::vars(), self.otlp_endpoint.as_deref()))
             .env("RABBITMQ_URL", &self.rabbitmq_url)
             .env("DATABASE_URL", &self.database_url)
             .env("KEY_SEALING_KEY_FILE", &self.sealing_key)
@@ -230,12 +242,7 @@ impl Common<'_> {
             kept_port(&file, Some(first)).map(|port| format!("127.0.0.1:{port}"))
         };
         let (public, admin) = (address("public", ports.0)?, address("admin", ports.1)?);
-        let passed_on =
-            env::vars().filter(|(name, _)| PASSED_ON.iter().any(|it| name.starts_with(it)));
-        let otlp = self.otlp_endpoint.clone();
-        let otlp = otlp.map(|endpoint| ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), endpoint));
-        let command = passed_on
-            .chain(otlp)
+        let command = passed_on(env::vars(), self.otlp_endpoint)
             .fold(ServiceCommand::new(binary), |command, (name, value)| {
                 command.env(&name, value)
             })
@@ -257,6 +264,18 @@ impl Common<'_> {
     }
 }
 
+/// What the services get of an environment; with an endpoint of our own nothing of it says where traces go.
+fn passed_on(
+    environment: impl Iterator<Item = (String, String)>,
+    otlp_endpoint: Option<&str>,
+) -> impl Iterator<Item = (String, String)> {
+    let ours = otlp_endpoint.is_some();
+    let passed_on = environment.filter(move |(name, _)| {
+        PASSED_ON.iter().any(|it| name.starts_with(it)) && !(ours && name.starts_with(OTLP))
+    });
+    passed_on.chain(otlp_endpoint.map(|it| (OTLP_ENDPOINT.to_owned(), it.to_owned())))
+}
+
 /// The secret in a file of the state directory, made on the first run.
 fn kept(state: &State, name: &str, make: impl FnOnce() -> Result<String>) -> Result<String> {
     let file = state.join(name);
@@ -266,4 +285,39 @@ fn kept(state: &State, name: &str, make: impl FnOnce() -> Result<String>) -> Res
     let secret = make()?;
     write_private(&file, &secret)?;
     Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collector_of_our_own_takes_the_place_of_all_that_the_environment_says_of_otlp() {
+        let environment = || {
+            let variables = [
+                ("HOME", "/root"),
+                ("LOG", "debug"),
+                ("OTEL_TRACES_SAMPLER", "always_on"),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://elsewhere"),
+                ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://elsewhere/v1"),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+                ("OTEL_EXPORTER_OTLP_HEADERS", "key=secret"),
+            ];
+            variables
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        };
+        let without: Vec<_> = passed_on(environment(), None).collect();
+        assert!(without.iter().cloned().eq(environment().skip(1)));
+        let with: Vec<_> = passed_on(environment(), Some("http://here")).collect();
+        let expected = [
+            ("LOG", "debug"),
+            ("OTEL_TRACES_SAMPLER", "always_on"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://here"),
+        ];
+        assert_eq!(
+            with,
+            expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
+    }
 }

@@ -71,7 +71,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     println!("Up after {:.1} s.", began.elapsed().as_secs_f64());
 
     let outcome = if args.check {
-        check::run(&state, &services, &interrupt)
+        check::run(&state, &services, observers.as_ref(), &interrupt)
     } else {
         println!("Ctrl-C stops it.");
         watch(&services, &servers, observers.as_ref(), &interrupt).map(|()| true)

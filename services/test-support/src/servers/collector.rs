@@ -1,6 +1,7 @@
 //! The OpenTelemetry Collector with this project's configuration, writing what it takes to a file.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,6 +40,8 @@ impl Collector {
         let dir = StateDir::create(dir)?;
         children::kill_leftovers(dir.path())?;
         let (grpc, http) = (dir.port("grpc")?, dir.port("http")?);
+        // Of an earlier run; the collector would go on with it.
+        let _ = fs::remove_file(dir.join("traces.jsonl"));
         let mut command = children::command(program, dir.path(), Launch::default());
         for config in ["otel-collector.yaml", "otel-collector-file.yaml"] {
             command.arg("--config").arg(observability.join(config));
@@ -93,14 +96,22 @@ impl Collector {
         self.dir.join("traces.jsonl")
     }
 
-    /// All that it has written.
+    /// All that it has written; the file is there from the first traces on.
     ///
     /// # Panics
     /// When the file cannot be read.
     #[must_use]
     pub fn text(&self) -> String {
         let file = self.traces_file();
-        fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+        match fs::read_to_string(&file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            read => read.unwrap_or_else(|error| panic!("{}: {error}", file.display())),
+        }
+    }
+
+    /// How it ended, or `None` while it runs.
+    pub fn unexpected_end(&self) -> Result<Option<std::process::ExitStatus>> {
+        self.process.exit_status()
     }
 
     /// All spans that it has written.

@@ -169,7 +169,12 @@ fn configuration(options: &PrometheusOptions) -> Value {
             "evaluation_interval": interval,
         },
         "rule_files": [options.rules.join("*.yaml")],
-        "scrape_configs": [{"job_name": "identity-sync", "static_configs": targets.collect::<Vec<_>>()}],
+        // Exporters that tell of others name them; our own processes have none of these labels themselves.
+        "scrape_configs": [{
+            "job_name": "identity-sync",
+            "honor_labels": true,
+            "static_configs": targets.collect::<Vec<_>>(),
+        }],
     })
 }
 

@@ -11,8 +11,9 @@ use test_support::servers::Prometheus;
 /// Where an expression is from, and the expression.
 pub type Named = (String, String);
 
-/// Of every panel of every dashboard, with the variables as "All" has them.
-pub fn of_panels() -> Vec<Named> {
+/// Of every panel of every dashboard, with the variables as "All" has them: every value that their query gives.
+pub fn of_panels(prometheus: &Prometheus) -> Vec<Named> {
+    let [namespaces, pods] = ["namespace", "pod"].map(|label| values(prometheus, label));
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../observability/dashboards");
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).expect("the dashboards are there") {
@@ -30,8 +31,8 @@ pub fn of_panels() -> Vec<Named> {
                     text_of(&panel["title"])
                 );
                 let expression = text_of(&target["expr"])
-                    .replace("$namespace", ".*")
-                    .replace("$pod", ".*")
+                    .replace("$namespace", &namespaces)
+                    .replace("$pod", &pods)
                     .replace("$__rate_interval", "10s");
                 assert!(!expression.contains('$'), "{expression}");
                 found.push((name, expression));
@@ -39,6 +40,15 @@ pub fn of_panels() -> Vec<Named> {
         }
     }
     found
+}
+
+/// The values of a label, as Grafana puts them into a matcher.
+fn values(prometheus: &Prometheus, label: &str) -> String {
+    let query = format!("label/{label}/values?match[]=identity_build_info");
+    let values = prometheus.get(&query).expect("Prometheus tells them");
+    let values: Vec<&str> = items(&values).map(text_of).collect();
+    assert!(!values.is_empty(), "no {label}");
+    format!("({})", values.join("|"))
 }
 
 /// The rules that Prometheus has loaded: `recording` or `alerting` ones. An alert's expression has no value while all is
@@ -69,7 +79,7 @@ pub fn has_data(prometheus: &Prometheus, expression: &str) -> Result<bool> {
     Ok(samples.iter().any(|it| it["value"][1] != "NaN"))
 }
 
-/// The names of our own metrics in an expression; those of recording rules are left out.
+/// The names of scraped metrics in an expression; those of recording rules are left out.
 pub fn metrics(expression: &str) -> BTreeSet<&str> {
     let is_part = |it: char| it.is_ascii_alphanumeric() || ['_', ':'].contains(&it);
     let words = expression.split(|it| !is_part(it));
@@ -80,6 +90,7 @@ pub fn metrics(expression: &str) -> BTreeSet<&str> {
             "http_server_",
             "process_",
             "tokio_",
+            "kube_job_",
         ]
         .iter()
         .any(|prefix| word.starts_with(prefix))

@@ -2,6 +2,8 @@
 
 mod collector_down;
 mod expressions;
+mod held;
+mod kube_state;
 mod prometheus;
 mod settings;
 mod stack;

@@ -12,15 +12,18 @@ use crate::stack::Stack;
 
 /// The oldest change has waited for half a minute then.
 const LONG: Duration = Duration::from_mins(2);
-/// Of kube-state-metrics, which only a cluster has; the rules' unit tests fill them.
-const OF_A_CLUSTER: &str = "kube_job_";
-/// Fire at once, by what [`Stack::poison`] and [`Stack::drift`] do.
-const FIRED: [&str; 4] = [
+/// Fire at once, by what [`Stack::poison`], [`Stack::drift`] and [`Stack::fail_resync`] do.
+const FIRED: [&str; 5] = [
     "IdentityAuthEventsDeadLettered",
     "IdentityDigestMismatch",
     "IdentityDrift",
+    "IdentityResyncFailed",
     "IdentitySmsDeadLettered",
 ];
+/// After a minute without server B, and without the table of user-service.
+const AFTER_A_MINUTE: [&str; 2] = ["IdentityAuthEventsStuck", "IdentityReplicaStale"];
+/// When server B is back.
+const LEFT_BEHIND: [&str; 2] = ["IdentitySmsBacklogOld", "IdentitySmsQueueSlow"];
 /// Fire once it has lasted for minutes; until then they are pending.
 const WITHOUT_BROKER: [&str; 5] = [
     "IdentityBrokerDisconnected",
@@ -40,7 +43,7 @@ fn every_panel_and_rule_has_data_under_load_and_alerts_tell_what_is_done_to_the_
     let mut stack = Stack::start();
     stack.full_sync();
     let expressions = [
-        expressions::of_panels(),
+        expressions::of_panels(&stack.prometheus),
         expressions::of_rules(&stack.prometheus, "recording"),
         expressions::of_rules(&stack.prometheus, "alerting"),
     ]
@@ -55,13 +58,14 @@ fn every_panel_and_rule_has_data_under_load_and_alerts_tell_what_is_done_to_the_
     }
     assert_eq!(alerts(&stack, "firing"), BTreeSet::new());
 
-    stack.late_change();
+    stack.late_changes();
     eventually(DEADLINE, "the alert of late changes", || {
         stack.load();
         contains(&alerts(&stack, "pending"), &["IdentityChangesLateFastBurn"])
     });
     stack.poison();
     stack.drift();
+    stack.fail_resync();
     eventually(DEADLINE, "alerts of what was done", || {
         stack.load();
         let firing = alerts(&stack, "firing");
@@ -69,6 +73,8 @@ fn every_panel_and_rule_has_data_under_load_and_alerts_tell_what_is_done_to_the_
         ensure!(firing == expected, "{firing:?}");
         Ok(())
     });
+    audits_fail(&stack);
+    a_minute_of_silence(&mut stack);
     stack.lose_broker();
     eventually(LONG, "alerts of a broker that is away", || {
         stack.try_load();
@@ -78,6 +84,42 @@ fn every_panel_and_rule_has_data_under_load_and_alerts_tell_what_is_done_to_the_
     eventually(DEADLINE, "alerts of a server B that is away", || {
         contains(&alerts(&stack, "pending"), &WITHOUT_B)
     });
+}
+
+fn audits_fail(stack: &Stack) {
+    let mend = stack.break_audits();
+    eventually(DEADLINE, "alerts of audits that fail", || {
+        contains(&alerts(stack, "firing"), &["IdentityFullSyncFailed"])?;
+        contains(&alerts(stack, "pending"), &["IdentityAuditFailing"])
+    });
+    let _ = stack.app.sql(&mend);
+    eventually(DEADLINE, "an audit that does not", || {
+        ensure!(!alerts(stack, "pending").contains("IdentityAuditFailing"));
+        Ok(())
+    });
+}
+
+/// Server B does nothing, and the database of user-service no more.
+fn a_minute_of_silence(stack: &mut Stack) {
+    let references = stack.hold_references();
+    eventually(DEADLINE, "an alert of a pool", || {
+        contains(
+            &alerts(stack, "pending"),
+            &["IdentityDatabasePoolExhausted"],
+        )
+    });
+    stack.freeze_b();
+    let sms = stack.hold_an_sms();
+    stack.try_load();
+    eventually(LONG, "alerts of a minute's silence", || {
+        contains(&alerts(stack, "pending"), &AFTER_A_MINUTE)
+    });
+    drop(references);
+    stack.wake_b();
+    eventually(DEADLINE, "alerts of what has waited", || {
+        contains(&alerts(stack, "pending"), &LEFT_BEHIND)
+    });
+    drop(sms);
 }
 
 fn contains(alerts: &BTreeSet<String>, expected: &[&str]) -> anyhow::Result<()> {
@@ -102,10 +144,7 @@ fn has_metrics(stack: &Stack, expressions: &[Named]) {
 
 /// Goes on with the load until every expression has a value.
 fn have_data(stack: &mut Stack, expressions: &[Named]) {
-    let mut left: Vec<&Named> = expressions
-        .iter()
-        .filter(|(_, expression)| !expression.contains(OF_A_CLUSTER))
-        .collect();
+    let mut left: Vec<&Named> = expressions.iter().collect();
     eventually(DEADLINE, "data for every expression", || {
         stack.load();
         let mut without = Vec::new();

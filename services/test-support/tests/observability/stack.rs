@@ -1,26 +1,38 @@
 //! One server B, two replicas of server A and user-service, watched by a Prometheus.
 
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use test_support::app::{App, DEADLINE, Node, Setup, TestUser, Verdict};
 use test_support::children::Signal;
 use test_support::servers::{Management, Prometheus, PrometheusOptions, Target};
-use test_support::{ServiceCommand, TestDatabase, TestServers, eventually};
+use test_support::{Http, ServiceCommand, TestDatabase, TestServers, eventually};
+
+use crate::held::Held;
+use crate::kube_state::KubeState;
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const POISON: &[u8] = b"{";
+/// More than the rules let pass.
+const LATE: u32 = 20;
+/// Of one [`Stack::try_load`].
+const SENDS: usize = 20;
+/// The fewest that a pool may have.
+const CONNECTIONS: usize = 4;
 
 pub struct Stack {
     pub app: App,
     pub user_service: Node,
     pub prometheus: Prometheus,
+    kube_state: KubeState,
     user: TestUser,
     management: Management,
     vhost: String,
+    database_url: String,
     rounds: u64,
-    _user_service_database: TestDatabase,
+    user_service_database: TestDatabase,
     _dir: tempfile::TempDir,
 }
 
@@ -30,6 +42,7 @@ impl Stack {
         let (setup, guards) = Setup::shared();
         let (management, vhost) = (guards.1.management().clone(), guards.1.name().to_owned());
         let rabbitmq_url = guards.1.url().to_owned();
+        let database_url = setup.database_url.clone();
         // Nobody listens there: spans are made, and their export fails.
         let setup = setup
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
@@ -46,21 +59,24 @@ impl Stack {
         app.everywhere(&user.key, Verdict::Accepted);
 
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let prometheus = watch(dir.path(), &app, &user_service);
-        eventually(DEADLINE, "all four to be scraped", || {
+        let kube_state = KubeState::start().expect("a port");
+        let prometheus = watch(dir.path(), &app, &user_service, &kube_state);
+        eventually(DEADLINE, "all five to be scraped", || {
             let up = prometheus.query("sum(up)")?;
-            anyhow::ensure!(up[0]["value"][1] == "4", "{up}");
+            anyhow::ensure!(up[0]["value"][1] == "5", "{up}");
             Ok(())
         });
         Self {
             app,
             user_service,
             prometheus,
+            kube_state,
             user,
             management,
             vhost,
+            database_url,
             rounds: 0,
-            _user_service_database: database,
+            user_service_database: database,
             _dir: dir,
         }
     }
@@ -79,13 +95,7 @@ impl Stack {
         let _ = self.app.sql(&format!(
             "UPDATE users SET is_active = false WHERE username = '{other}'"
         ));
-        self.user_created(
-            &json!({
-                "event_type": "UserCreated", "user_id": self.rounds, "username": other,
-                "email": "bob@example.com", "timestamp": 1_234_567_890.123
-            })
-            .to_string(),
-        );
+        self.user_created(self.rounds, &other);
     }
 
     /// A full sync, to its end.
@@ -121,16 +131,76 @@ impl Stack {
         );
     }
 
-    /// A change that one replica applies more than a second after its commit.
-    pub fn late_change(&self) {
+    /// Changes that one replica applies more than a second after their commit.
+    pub fn late_changes(&self) {
         let replica = &self.app.replicas[1].process;
         replica.signal(Signal::STOP).expect("a signal can be sent");
-        let _ = self.app.create_user("late");
+        for number in 0..LATE {
+            let _ = self.app.create_user(&format!("late-{number}"));
+        }
         let committed = Instant::now();
         eventually(DEADLINE, "a second to pass", || {
             committed.elapsed() > Duration::from_millis(1_200)
         });
         replica.signal(Signal::CONT).expect("a signal can be sent");
+    }
+
+    /// The resync Job has failed.
+    pub fn fail_resync(&self) {
+        self.kube_state.fail();
+    }
+
+    /// Audits fail, and with them full syncs, until the result is run as SQL; so does each change of a user.
+    pub fn break_audits(&self) -> String {
+        let definition = self
+            .app
+            .sql("SELECT pg_get_functiondef('wire_keys_of'::regproc)");
+        let _ = self.app.sql(
+            "CREATE OR REPLACE FUNCTION wire_keys_of(id bigint) RETURNS jsonb LANGUAGE plpgsql
+             AS $$ BEGIN RAISE EXCEPTION 'broken by a test'; END $$",
+        );
+        let (good, output) = self.app.cli(&["full-sync"]);
+        assert!(!good, "{output}");
+        definition
+    }
+
+    /// Nobody else comes to the table of user-service until the result is dropped; an event waits for it, and as many
+    /// requests as there are connections.
+    pub fn hold_references(&mut self) -> Held {
+        let table = "LOCK TABLE auth_user_references IN ACCESS EXCLUSIVE MODE";
+        let held = Held::begin(self.user_service_database.url(), table);
+        self.rounds += 1;
+        self.user_created(self.rounds, "held");
+        let url = format!("{}/api/v1/auth-user-references", self.user_service.url);
+        for _ in 0..CONNECTIONS {
+            let url = url.clone();
+            thread::spawn(move || Http::new().get(&url).map(drop));
+        }
+        held
+    }
+
+    /// Server B does nothing until [`Self::wake_b`], and loses no connection but by its silence.
+    pub fn freeze_b(&self) {
+        self.signal_b(Signal::STOP);
+    }
+
+    pub fn wake_b(&self) {
+        self.signal_b(Signal::CONT);
+    }
+
+    /// With server B frozen: an SMS that has been due for long, and that nobody can claim until the result is dropped.
+    pub fn hold_an_sms(&self) -> Held {
+        let id = self.app.sql(
+            "UPDATE sms_messages SET status = 'queued', next_attempt_at = now() - interval '10 minutes'
+             WHERE message_id = (SELECT message_id FROM sms_messages LIMIT 1) RETURNING message_id",
+        );
+        let row = format!("SELECT FROM sms_messages WHERE message_id = '{id}' FOR UPDATE");
+        Held::begin(&self.database_url, &row)
+    }
+
+    fn signal_b(&self, signal: Signal) {
+        let b = self.app.server_b.as_ref().expect("server B runs");
+        b.process.signal(signal).expect("a signal can be sent");
     }
 
     /// Takes the virtual host away, with all connections; changes are made all the same.
@@ -142,25 +212,30 @@ impl Stack {
 
     /// Sends that may be refused.
     pub fn try_load(&self) {
-        for replica in &self.app.replicas {
+        for replica in self.app.replicas.iter().cycle().take(SENDS) {
             let answer = self.app.send(replica, &self.user.key).expect("A answers");
             assert!([202, 503].contains(&answer.status), "{}", answer.text);
         }
     }
 
-    /// The text of `/metrics` of all processes.
+    /// The text of `/metrics` of all that is scraped.
     pub fn metrics(&self) -> String {
         let nodes = self.app.nodes().chain([&self.user_service]);
-        nodes.map(|node| node.metrics(self.app.http())).collect()
+        let ours = nodes.map(|node| node.metrics(self.app.http()));
+        ours.chain([self.kube_state.metrics()]).collect()
     }
 
-    fn user_created(&self, body: &str) {
+    fn user_created(&self, id: u64, username: &str) {
+        let event = json!({
+            "event_type": "UserCreated", "user_id": id, "username": username,
+            "email": "bob@example.com", "timestamp": 1_234_567_890.123
+        });
         let routed = self.management.publish(
             &self.vhost,
             "auth_events_exchange",
             "user.created",
             &json!({}),
-            body.as_bytes(),
+            event.to_string().as_bytes(),
         );
         assert!(routed.expect("the broker takes it"), "not routed");
     }
@@ -175,11 +250,12 @@ fn user_service(rabbitmq_url: &str, database_url: &str) -> Node {
             .env("ADMIN_LISTEN", "127.0.0.1:0")
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
             .env("RABBITMQ_URL", rabbitmq_url)
-            .env("DATABASE_URL", database_url),
+            .env("DATABASE_URL", database_url)
+            .env("DATABASE_MAX_CONNECTIONS", CONNECTIONS.to_string()),
     )
 }
 
-fn watch(dir: &Path, app: &App, user_service: &Node) -> Prometheus {
+fn watch(dir: &Path, app: &App, user_service: &Node, kube_state: &KubeState) -> Prometheus {
     let target = |job: &str, pod: String, node: &Node| Target {
         job: job.to_owned(),
         pod,
@@ -189,6 +265,11 @@ fn watch(dir: &Path, app: &App, user_service: &Node) -> Prometheus {
     let mut targets = vec![
         target("server-b", "b".to_owned(), b),
         target("user-service", "users".to_owned(), user_service),
+        Target {
+            job: "kube-state-metrics".to_owned(),
+            pod: "kube-state-metrics".to_owned(),
+            admin_url: kube_state.url.clone(),
+        },
     ];
     for (number, replica) in app.replicas.iter().enumerate() {
         targets.push(target("server-a", format!("a-{number}"), replica));

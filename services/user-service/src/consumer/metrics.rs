@@ -1,8 +1,13 @@
 //! Metrics of the consumer.
 
 use std::sync::LazyLock;
+use std::time::Instant;
 
-use prometheus::{IntCounter, IntCounterVec, register_int_counter, register_int_counter_vec};
+use parking_lot::Mutex;
+use prometheus::{
+    Gauge, IntCounter, IntCounterVec, register_gauge, register_int_counter,
+    register_int_counter_vec,
+};
 
 const REGISTERED_ONCE: &str = "each metric has one name and is registered once";
 
@@ -61,11 +66,46 @@ pub static DEAD_LETTERED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect(REGISTERED_ONCE)
 });
 
+static BATCH_AGE: LazyLock<Gauge> = LazyLock::new(|| {
+    register_gauge!(
+        "user_service_batch_age_seconds",
+        "For how long the events in hand have been in hand; 0 while there are none"
+    )
+    .expect(REGISTERED_ONCE)
+});
+
+/// Since when the batch in hand has been in hand; the consumer has one at a time.
+static IN_HAND_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// A batch in hand, until it is dropped, whatever has ended it.
+pub struct InHand(());
+
+impl InHand {
+    /// From now on.
+    pub fn begin() -> Self {
+        *IN_HAND_SINCE.lock() = Some(Instant::now());
+        Self(())
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        *IN_HAND_SINCE.lock() = None;
+    }
+}
+
+/// Brings the age of the batch in hand up to date.
+pub fn on_scrape() {
+    let since = *IN_HAND_SINCE.lock();
+    BATCH_AGE.set(since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+}
+
 /// Makes the counters known from the start: an increase from nothing is not seen by a rate.
 pub fn register() {
     for counter in [&RECEIVED, &REDELIVERED, &CREATED, &DUPLICATES, &CONFLICTS] {
         LazyLock::force(counter);
     }
+    LazyLock::force(&BATCH_AGE);
     for reason in super::event::DeadReason::LABELS {
         DEAD_LETTERED.with_label_values(&[reason]);
     }

@@ -2,7 +2,7 @@
 //! it has committed. What can never become a row goes to the dead letters with its reason.
 
 mod event;
-mod metrics;
+pub mod metrics;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +114,7 @@ impl UserCreatedConsumer {
 
     /// Brings each delivery to its end: a committed row or a confirmed dead letter, and then the ack.
     async fn settle(&self, channel: &Channel, deliveries: Vec<Delivery>) -> anyhow::Result<()> {
+        let _in_hand = metrics::InHand::begin();
         let redelivered = deliveries.iter().filter(|it| it.redelivered).count();
         metrics::RECEIVED.inc_by(deliveries.len() as u64);
         metrics::REDELIVERED.inc_by(redelivered as u64);

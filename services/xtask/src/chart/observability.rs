@@ -43,10 +43,16 @@ fn files(dir: &Path, extension: &str) -> Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use serde_json::Value;
 
     use super::*;
     use crate::workspace;
+
+    fn items(value: &Value, key: &str) -> Vec<Value> {
+        value[key].as_array().cloned().unwrap_or_default()
+    }
 
     fn alerts() -> Vec<Value> {
         let dir = workspace::root()
@@ -61,7 +67,6 @@ mod tests {
             .into_iter()
             .map(read)
             .collect();
-        let items = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
         let groups = files.iter().flat_map(|file| items(file, "groups"));
         let rules = groups.flat_map(|group| items(&group, "rules"));
         rules.filter(|rule| rule["alert"].is_string()).collect()
@@ -97,26 +102,55 @@ mod tests {
                 "RUNBOOK.md has no section on {name}"
             );
         }
-        assert_eq!(sections.len(), alerts.len(), "a section is of no alert");
+        let names: BTreeSet<&str> = (alerts.iter())
+            .filter_map(|it| it["alert"].as_str())
+            .collect();
+        assert_eq!(sections.len(), names.len(), "a section is of no alert");
     }
 
-    #[test]
-    fn every_alert_is_tested_to_fire_and_not_to_fire() {
+    /// What a rule's test expects of an alert at a moment: its name, and the labels of those that fire.
+    fn expectations() -> Vec<(String, Vec<Value>)> {
         let dir = workspace::root()
             .expect("is there")
             .join("observability/rules/tests");
-        let files = files(&dir, "yaml").expect("is there");
-        let texts: String = (files.iter())
-            .map(|it| fs::read_to_string(it).expect("can be read"))
-            .collect();
+        let mut found = Vec::new();
+        for path in files(&dir, "yaml").expect("is there") {
+            let text = fs::read_to_string(path).expect("can be read");
+            let file: Value = serde_saphyr::from_str(&text).expect("is YAML");
+            let tests = items(&file, "tests");
+            let of_tests = tests.iter().flat_map(|it| items(it, "alert_rule_test"));
+            found.extend(of_tests.map(|it| {
+                let name = it["alertname"].as_str().expect("is a text").to_owned();
+                let firing = items(&it, "exp_alerts").into_iter();
+                (
+                    name,
+                    firing.map(|alert| alert["exp_labels"].clone()).collect(),
+                )
+            }));
+        }
+        found
+    }
+
+    /// Rules of one name differ by their labels.
+    #[test]
+    fn every_rule_of_an_alert_is_tested_to_fire_and_not_to_fire() {
+        let expectations = expectations();
         for alert in alerts() {
             let name = alert["alert"].as_str().expect("is a text");
+            let labels = alert["labels"].as_object().expect("has labels");
+            let is_of_rule = |fired: &Value| labels.iter().all(|(key, it)| fired[key] == *it);
+            let outcomes: BTreeSet<bool> = (expectations.iter())
+                .filter(|(tested, _)| tested == name)
+                .map(|(_, fired)| fired.iter().any(is_of_rule))
+                .collect();
             assert!(
-                texts.contains(&format!("- alertname: {name}\n")),
-                "{name} fires in no test"
+                outcomes.contains(&true),
+                "{name} {labels:?} fires in no test"
             );
-            let quiet = format!("- {{alertname: {name}, eval_time: ");
-            assert!(texts.contains(&quiet), "{name} is quiet in no test");
+            assert!(
+                outcomes.contains(&false),
+                "{name} {labels:?} is quiet in no test"
+            );
         }
     }
 }

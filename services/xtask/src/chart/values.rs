@@ -128,8 +128,10 @@ impl Values {
         self.keys.iter().filter(move |(path, comment)| {
             let names: Vec<&str> = path.split('.').collect();
             let group = pointer(&self.defaults, &names).is_some_and(is_group);
+            // A map in one line is set as a whole, too.
+            let has_keys = group && self.keys.iter().any(|(inner, _)| below(inner, path));
             let has_definition = comment.schema.contains_key("$ref");
-            below(path, section) && (has_definition || (!group && !self.is_in_definition(path)))
+            below(path, section) && (has_definition || (!has_keys && !self.is_in_definition(path)))
         })
     }
 
@@ -232,7 +234,8 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "# The gateway.\nserver:\n  # How many.\n  # @schema minimum: 0\n  replicas: 2\n  \
-                        # Anything.\n  # @schema additionalProperties: {type: string}\n  labels: {}\n  peers:\n    \
+                        # Anything.\n  # @schema additionalProperties: {type: string}\n  labels: {}\n  \
+                        # Found by.\n  marks: {a: \"1\"}\n  peers:\n    \
                         - selector:\n        app: x\nname: \"\"\n";
 
     fn schema() -> Value {
@@ -268,6 +271,7 @@ mod tests {
                 "server",
                 "server.replicas",
                 "server.labels",
+                "server.marks",
                 "server.peers",
                 "name"
             ]
@@ -282,6 +286,7 @@ mod tests {
             .expect("has a marker");
         assert!(readme.starts_with("# Head\n"));
         assert!(readme.contains("| `server.replicas` | `2` | How many. |\n"));
+        assert!(readme.contains("| `server.marks` | `{\"a\":\"1\"}` | Found by. |\n"));
         assert!(readme.contains("| `name` | `\"\"` |  |\n"));
         assert!(!readme.contains("old"));
     }

@@ -9,6 +9,10 @@ const STATES: &[(&str, &str)] = &[
     ("synced", "green"),
 ];
 
+/// The numbers of the replicas that are in the newest epoch of their namespace: those of others do not compare.
+const NUMBERS: &str = "(identity_cache_sequence{@} and on (namespace, pod) (identity_cache_epoch{@} == \
+                       on (namespace) group_left max by (namespace) (identity_cache_epoch{@})))";
+
 pub fn dashboard() -> Dashboard {
     Dashboard {
         name: "identity-sync",
@@ -96,8 +100,8 @@ fn caches() -> Row {
                 "Live ones, from their reports.",
             )
             .query(
-                "max by (proven) (identity_replicas{@})",
-                "proven: {{proven}}",
+                "max by (namespace, proven) (identity_replicas{@})",
+                "{{namespace}} proven: {{proven}}",
             ),
             Panel::lines(
                 "Users",
@@ -108,11 +112,12 @@ fn caches() -> Row {
             Panel::lines(
                 "Numbers behind",
                 "none",
-                "By how much of the stream a replica is behind the first (a few numbers \
-                 are the time between two scrapes), and its proof behind itself.",
+                "By how much of the stream a replica is behind the first of its \
+                 namespace and epoch (a few numbers are the time between two scrapes), \
+                 and its proof behind itself.",
             )
             .query(
-                "scalar(max(identity_cache_sequence{@})) - identity_cache_sequence{@}",
+                format!("max by (namespace) {NUMBERS} - on (namespace) group_right {NUMBERS}"),
                 "{{pod}} behind the first",
             )
             .query(
@@ -130,8 +135,14 @@ fn caches() -> Row {
                 "none",
                 "Replicas whose cache may be used, and ready ones.",
             )
-            .query("sum(identity_cache_serving{@})", "serving")
-            .query(r#"sum(identity_ready{@, job="server-a"})"#, "ready"),
+            .query(
+                "sum by (namespace) (identity_cache_serving{@})",
+                "{{namespace}} serving",
+            )
+            .query(
+                r#"sum by (namespace) (identity_ready{@, job="server-a"})"#,
+                "{{namespace}} ready",
+            ),
             Panel::lines(
                 "Memory of the cache",
                 "bytes",
@@ -145,8 +156,8 @@ fn caches() -> Row {
                  or restored.",
             )
             .query(
-                r#"count_values("epoch", identity_cache_epoch{@})"#,
-                "{{epoch}}",
+                r#"count_values by (namespace) ("epoch", identity_cache_epoch{@})"#,
+                "{{namespace}} {{epoch}}",
             ),
         ],
     }
@@ -161,13 +172,19 @@ fn stream() -> Row {
                 "none",
                 "Changes that are committed and not yet published.",
             )
-            .query("max(identity_outbox_rows{@})", "rows"),
+            .query(
+                "max by (namespace) (identity_outbox_rows{@})",
+                "{{namespace}}",
+            ),
             Panel::lines(
                 "Oldest change in the outbox",
                 "s",
                 "Above 30 s an alert fires.",
             )
-            .query("max(identity_outbox_oldest_seconds{@})", "age"),
+            .query(
+                "max by (namespace) (identity_outbox_oldest_seconds{@})",
+                "{{namespace}}",
+            ),
             Panel::lines(
                 "Relay",
                 "ops",
@@ -182,8 +199,10 @@ fn stream() -> Row {
                 "sum(rate(identity_relay_republished_total{@}[$__rate_interval]))",
                 "again",
             ),
-            Panel::lines("Relay leaders", "none", "Ought to be 1.")
-                .query("sum(identity_relay_leader{@})", "leaders"),
+            Panel::lines("Relay leaders", "none", "Ought to be 1 in each namespace.").query(
+                "sum by (namespace) (identity_relay_leader{@})",
+                "{{namespace}}",
+            ),
             Panel::stacked("Events taken in", "ops", "By replicas, by what they did.").query(
                 "sum by (event, effect) (rate(identity_events_total{@}[$__rate_interval])) > 0",
                 "{{event}} {{effect}}",

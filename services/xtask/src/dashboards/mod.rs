@@ -81,6 +81,22 @@ mod tests {
     }
 
     #[test]
+    fn all_is_what_belongs_to_identity_sync_and_not_the_whole_cluster() {
+        for dashboard in all().map(Dashboard::into_json) {
+            let variables = dashboard["templating"]["list"].as_array().expect("a list");
+            let queried: Vec<_> = (variables.iter())
+                .filter(|it| it["type"] == "query")
+                .collect();
+            assert_eq!(queried.len(), 2);
+            for variable in queried {
+                assert!(variable.get("allValue").is_none(), "{variable}");
+                let asks = variable["definition"].as_str().expect("is a text");
+                assert!(asks.contains("identity_build_info"), "{asks}");
+            }
+        }
+    }
+
+    #[test]
     fn every_panel_is_described_and_asks_only_what_the_variables_choose() {
         for dashboard in all().map(Dashboard::into_json) {
             for panel in panels(&dashboard)

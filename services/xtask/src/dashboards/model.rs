@@ -287,8 +287,8 @@ fn variables() -> Value {
             "refresh": 2,
             "sort": 1,
             "multi": true,
+            // "All" is every value that the query gave, and not all that there is: other things have a `pod`, too.
             "includeAll": true,
-            "allValue": ".*",
             "current": {"selected": true, "text": ["All"], "value": ["$__all"]},
         })
     };

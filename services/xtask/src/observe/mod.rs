@@ -2,8 +2,12 @@
 
 pub mod collector;
 
-use anyhow::{Context as _, Result, bail};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 use test_support::servers::{Collector, Prometheus, PrometheusOptions, Target, packages};
+use test_support::try_eventually;
 
 use crate::interrupt::Interrupt;
 use crate::services::{Service, Services};
@@ -11,6 +15,20 @@ use crate::workspace::{self, State};
 
 /// Prometheus' programs, and their package.
 pub const PACKAGES: [(&str, &str); 2] = [("prometheus", "prometheus"), ("promtool", "prometheus")];
+
+/// Those that are watched, as their traces name them.
+const SERVICES: [&str; 3] = ["server-a", "server-b", "user-service"];
+
+/// What [`Observers::seen`] has found.
+#[derive(Debug)]
+pub struct Watched {
+    /// Processes that are scraped.
+    pub targets: usize,
+    /// Rules that are evaluated.
+    pub rules: usize,
+    /// Spans in the collector's file, if there is one.
+    pub spans: Option<usize>,
+}
 
 /// What watches; stops with this.
 #[derive(Debug)]
@@ -83,12 +101,43 @@ impl Observers {
         }
     }
 
-    /// An error that says that Prometheus ended; without a collector nothing is lost but traces.
+    /// Waits until every target is scraped, every rule is evaluated and traces of every service are in the file; gives how
+    /// many there are.
+    pub fn seen(&self, deadline: Duration) -> Result<Watched> {
+        let prometheus = self.prometheus.as_ref().context("no Prometheus runs")?;
+        try_eventually(deadline, "all to be watched", || {
+            let targets = list(prometheus, "targets?state=active", "activeTargets")?;
+            let down = targets.iter().find(|it| it["health"] != "up");
+            ensure!(down.is_none() && !targets.is_empty(), "{down:?}");
+            let groups = list(prometheus, "rules", "groups")?;
+            let rules = groups.iter().filter_map(|it| it["rules"].as_array());
+            let rules: Vec<&Value> = rules.flatten().collect();
+            let bad = rules.iter().find(|it| it["health"] != "ok");
+            ensure!(bad.is_none() && !rules.is_empty(), "{bad:?}");
+            let spans = self.collector.as_ref().map(Collector::spans);
+            for service in SERVICES {
+                let found = (spans.iter().flatten()).any(|span| span.service == service);
+                ensure!(found || spans.is_none(), "no traces of {service}");
+            }
+            Ok(Watched {
+                targets: targets.len(),
+                rules: rules.len(),
+                spans: spans.map(|it| it.len()),
+            })
+        })
+    }
+
+    /// An error that says what ended.
     pub fn check(&self) -> Result<()> {
         if let Some(prometheus) = &self.prometheus
             && let Some(status) = prometheus.unexpected_end()?
         {
             bail!("Prometheus ended: {status}; its log is target/up/prometheus/prometheus.log");
+        }
+        if let Some(collector) = &self.collector
+            && let Some(status) = collector.unexpected_end()?
+        {
+            bail!("the collector ended: {status}; its log is target/up/collector/console.log");
         }
         Ok(())
     }
@@ -96,5 +145,13 @@ impl Observers {
     /// Stops Prometheus in order.
     pub fn stop(&mut self) -> Result<()> {
         self.prometheus.as_mut().map_or(Ok(()), Prometheus::stop)
+    }
+}
+
+fn list(prometheus: &Prometheus, path: &str, key: &str) -> Result<Vec<Value>> {
+    let mut data = prometheus.get(path)?;
+    match data[key].take() {
+        Value::Array(items) => Ok(items),
+        other => bail!("{path}: {other}"),
     }
 }
