@@ -5,7 +5,8 @@
 //! - a row of a snapshot or full sync (a *source*) replaces the entry as it is, unless anything touched
 //!   that entry since the source started; then the higher version wins, and of equal ones the later read
 //! - only sources whose start this subscription saw, and whose end it has not seen, are obeyed
-//! - at a source's end, if its count and digest add up, entries are swept that nothing touched since it
+//! - at a source's end, if its count and digest add up (of a digest whose version is unknown nobody can tell: nothing
+//!   is swept then), entries are swept that nothing touched since it
 //!   started, or that are only known from before the position it read: the events up to that position
 //!   count as seen from then on, so a delete among them will not come
 //! - a row that was read before a source that has completed meanwhile counts, but is not news
@@ -460,8 +461,8 @@ impl CacheState {
             return Effect::UnknownSource;
         };
         let source = self.sources.remove(index);
-        let adds_up = source.rows == end.count
-            && (end.digest_version != DIGEST_VERSION || source.digest == end.digest);
+        let provable = end.digest_version == DIGEST_VERSION;
+        let adds_up = source.rows == end.count && (!provable || source.digest == end.digest);
         if !adds_up {
             self.purge_tombstones();
             self.ask(SnapshotCause::Failed);
@@ -470,7 +471,7 @@ impl CacheState {
         for other in &mut self.sources {
             other.overtaken = other.overtaken.max(Some(end.position));
         }
-        if self.has(Rule::Sweep) {
+        if provable && self.has(Rule::Sweep) {
             self.sweep(source.started, end.position);
         }
         self.purge_tombstones();

@@ -214,6 +214,26 @@ fn a_snapshot_whose_rows_do_not_add_up_sweeps_nothing_and_another_is_wanted() {
 }
 
 #[test]
+fn a_source_with_a_digest_of_an_unknown_version_settles_the_position_and_sweeps_nothing() {
+    let mut state = synced(5, &[record(1, "k1", 1), record(2, "k2", 2)]);
+    state.subscribed();
+    let id = Uuid::now_v7();
+    state.apply(started(id));
+    let rows = [record(2, "k2", 2)];
+    state.apply(chunk(id, 0, 9, &rows));
+    let ConfigEvent::SnapshotCompleted(mut end) = completed(id, 9, &rows) else {
+        panic!("not an end");
+    };
+    end.digest_version += 1;
+    let effect = state.apply(ConfigEvent::SnapshotCompleted(end));
+    assert_eq!(effect, Effect::SourceCompleted);
+    assert_eq!((state.applied(), state.wanted()), (Some(at(9)), None));
+    assert_eq!(who(&state, "k1"), Some(1), "the count alone proves nothing");
+    assert_eq!(state.apply(bookmark(9, &rows)), Effect::Mismatch);
+    assert_eq!(state.wanted(), Some(SnapshotCause::Mismatch));
+}
+
+#[test]
 fn an_older_row_of_a_snapshot_does_not_undo_what_the_stream_brought_since_its_start() {
     let mut state = synced(5, &[record(1, "k1", 1), record(2, "k2", 2)]);
     let id = Uuid::now_v7();
