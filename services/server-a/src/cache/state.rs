@@ -178,16 +178,16 @@ pub struct CacheState {
     /// First and last number seen on this subscription's stream.
     first_seen: Option<Position>,
     seen: Option<Position>,
-    /// Set by the first completed source of a subscription; everything up to here is applied.
+    /// Everything up to here was applied at one time; set by the first completed source.
     applied: Option<Position>,
+    /// And nothing is missing since.
+    whole: bool,
     comparable_from: Option<Position>,
     proven: Option<Position>,
     audited_at: Option<OffsetDateTime>,
     last_sync_id: Option<Uuid>,
     /// A snapshot is needed that starts after this reading of the clock.
     need: Option<(SnapshotCause, u64)>,
-    /// A source has completed at least once in the life of the process.
-    complete: bool,
     #[cfg(feature = "model")]
     without: Option<Rule>,
 }
@@ -228,7 +228,7 @@ impl CacheState {
         self.purge_tombstones();
         self.first_seen = None;
         self.seen = None;
-        self.applied = None;
+        self.whole = false;
         self.comparable_from = None;
         self.need = Some((SnapshotCause::Connected, self.clock));
     }
@@ -362,7 +362,7 @@ impl CacheState {
             self.gap();
             return Effect::Gap;
         }
-        if self.applied.is_some() {
+        if self.whole {
             self.applied = self.seen;
         }
         Effect::Applied
@@ -370,7 +370,7 @@ impl CacheState {
 
     /// What has been seen no longer adds up to everything: only a snapshot that starts later does.
     fn gap(&mut self) {
-        self.applied = None;
+        self.whole = false;
         self.first_seen = self.seen;
         self.ask(SnapshotCause::Gap);
     }
@@ -502,13 +502,13 @@ impl CacheState {
         self.seen = Some(seen);
         self.first_seen = self.first_seen.or(Some(seen));
         self.applied = Some(seen);
+        self.whole = true;
         let comparable = Position {
             epoch: end.position.epoch,
             sequence: end.comparable_from,
         };
         self.comparable_from = self.comparable_from.max(Some(comparable));
         self.need = None;
-        self.complete = true;
     }
 
     fn sweep(&mut self, started: u64, position: Position) {
@@ -556,7 +556,7 @@ impl CacheState {
         let comparable = (self.sources.is_empty() || !self.has(Rule::NoProofUnderWay))
             // Rows of a source that was given up may be ahead of the stream.
             && (self.need.is_none() || !self.has(Rule::NoProofInNeed))
-            && self.applied == Some(bookmark.position)
+            && self.applied() == Some(bookmark.position)
             && self
                 .comparable_from
                 .is_none_or(|from| from <= bookmark.position)
@@ -765,12 +765,19 @@ impl CacheState {
     /// Whether a snapshot or full sync has completed since the process began.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.complete
+        self.applied.is_some()
     }
 
     /// Everything up to here is applied; `None` while a snapshot is needed.
     #[must_use]
     pub fn applied(&self) -> Option<Position> {
+        self.applied.filter(|_| self.whole)
+    }
+
+    /// The last position up to which everything was applied: what the cache holds is at least as new, also behind a
+    /// gap or on a fresh subscription. `None` before the first snapshot has completed.
+    #[must_use]
+    pub fn last_applied(&self) -> Option<Position> {
         self.applied
     }
 

@@ -384,6 +384,24 @@ fn a_key_left_behind_in_the_index_makes_the_digest_differ() {
 }
 
 #[test]
+fn the_last_applied_position_outlives_gaps_and_subscriptions_and_is_never_ahead() {
+    let users = [record(1, "k1", 1)];
+    let mut state = CacheState::new();
+    state.subscribed();
+    state.apply(updated(4, record(1, "k1", 1)));
+    assert_eq!(state.last_applied(), None);
+    take_snapshot(&mut state, 5, &users);
+    assert_eq!(state.last_applied(), Some(at(5)));
+    assert_eq!(state.apply(bookmark(9, &users)), Effect::Gap);
+    state.apply(updated(10, record(1, "k1", 2)));
+    assert_eq!((state.applied(), state.last_applied()), (None, Some(at(5))));
+    state.subscribed();
+    assert_eq!((state.applied(), state.last_applied()), (None, Some(at(5))));
+    take_snapshot(&mut state, 11, &users);
+    assert_eq!(state.last_applied(), Some(at(11)));
+}
+
+#[test]
 fn an_unknown_digest_version_is_unprovable_not_wrong() {
     let mut state = synced(5, &[]);
     let effect = state.apply(ConfigEvent::Bookmark(Bookmark {
