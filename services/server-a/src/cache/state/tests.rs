@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 use time::OffsetDateTime;
 use wire_contract::{
-    ApiKey, KeyDigest, PreviousKey, SnapshotAborted, SyncAborted, SyncCompleted, SyncStarted,
+    ApiKey, Bookmark, DIGEST_VERSION, KeyDigest, PreviousKey, SnapshotAborted, SnapshotStarted,
+    SyncAborted, SyncStarted,
 };
 
 use super::*;
@@ -376,7 +377,9 @@ fn a_digest_that_differs_asks_for_a_snapshot() {
 fn a_key_left_behind_in_the_index_makes_the_digest_differ() {
     let mut state = synced(5, &[record(1, "k1", 1)]);
     // What a forgotten release would leave.
-    state.claim(KeyDigest::of("stale").short(), 1, (EPOCH, 1), None, None);
+    state
+        .users
+        .claim(KeyDigest::of("stale").short(), 1, (EPOCH, 1), None, None);
     assert_eq!(
         state.apply(bookmark(5, &[record(1, "k1", 1)])),
         Effect::Mismatch
