@@ -119,7 +119,7 @@ impl UserCache {
             if !state.is_complete() {
                 return Err(not_serving("the user cache is not complete yet"));
             }
-            state.seen().unwrap_or_default()
+            state.last_applied().unwrap_or_default()
         };
         let subscription = *self.shared.subscription.read();
         let age = subscription

@@ -2,23 +2,22 @@
 
 use wire_contract::{ShortDigest, UserId};
 
-use super::{CacheState, Entry, KeySlot};
+use super::{Entry, KeySlot, Users};
 
 /// Users whose name and keys are weighed; the others are taken to be like them.
 const SAMPLE: usize = 1_000;
 /// Counts of an `Arc`, in front of what it holds.
 const ARC_COUNTS: usize = 2 * size_of::<usize>();
 
-impl CacheState {
+impl Users {
     /// Bytes: tables by their capacity, names and keys by a sample.
-    #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        let tables = table_bytes::<(UserId, Entry)>(self.users.capacity())
+        let tables = table_bytes::<(UserId, Entry)>(self.entries.capacity())
             + table_bytes::<(ShortDigest, KeySlot)>(self.keys.capacity());
-        let sampled = self.users.len().min(SAMPLE);
-        let sample: usize = self.users.values().take(SAMPLE).map(owned_bytes).sum();
+        let sampled = self.entries.len().min(SAMPLE);
+        let sample: usize = self.entries.values().take(SAMPLE).map(owned_bytes).sum();
         tables
-            + (sample * self.users.len())
+            + (sample * self.entries.len())
                 .checked_div(sampled)
                 .unwrap_or(0)
     }
@@ -46,6 +45,7 @@ mod tests {
     use wire_contract::{ApiKey, ConfigEvent, UserRecord, UserUpdated};
 
     use super::*;
+    use crate::cache::CacheState;
 
     fn cache_of(users: i64, name: &str) -> CacheState {
         let mut state = CacheState::new();

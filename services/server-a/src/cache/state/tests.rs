@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 use time::OffsetDateTime;
 use wire_contract::{
-    ApiKey, KeyDigest, PreviousKey, SnapshotAborted, SyncAborted, SyncCompleted, SyncStarted,
+    ApiKey, Bookmark, DIGEST_VERSION, KeyDigest, PreviousKey, SnapshotAborted, SnapshotStarted,
+    SyncAborted, SyncStarted,
 };
 
 use super::*;
@@ -214,6 +215,26 @@ fn a_snapshot_whose_rows_do_not_add_up_sweeps_nothing_and_another_is_wanted() {
 }
 
 #[test]
+fn a_source_with_a_digest_of_an_unknown_version_settles_the_position_and_sweeps_nothing() {
+    let mut state = synced(5, &[record(1, "k1", 1), record(2, "k2", 2)]);
+    state.subscribed();
+    let id = Uuid::now_v7();
+    state.apply(started(id));
+    let rows = [record(2, "k2", 2)];
+    state.apply(chunk(id, 0, 9, &rows));
+    let ConfigEvent::SnapshotCompleted(mut end) = completed(id, 9, &rows) else {
+        panic!("not an end");
+    };
+    end.digest_version += 1;
+    let effect = state.apply(ConfigEvent::SnapshotCompleted(end));
+    assert_eq!(effect, Effect::SourceCompleted);
+    assert_eq!((state.applied(), state.wanted()), (Some(at(9)), None));
+    assert_eq!(who(&state, "k1"), Some(1), "the count alone proves nothing");
+    assert_eq!(state.apply(bookmark(9, &rows)), Effect::Mismatch);
+    assert_eq!(state.wanted(), Some(SnapshotCause::Mismatch));
+}
+
+#[test]
 fn an_older_row_of_a_snapshot_does_not_undo_what_the_stream_brought_since_its_start() {
     let mut state = synced(5, &[record(1, "k1", 1), record(2, "k2", 2)]);
     let id = Uuid::now_v7();
@@ -356,11 +377,31 @@ fn a_digest_that_differs_asks_for_a_snapshot() {
 fn a_key_left_behind_in_the_index_makes_the_digest_differ() {
     let mut state = synced(5, &[record(1, "k1", 1)]);
     // What a forgotten release would leave.
-    state.claim(KeyDigest::of("stale").short(), 1, (EPOCH, 1), None, None);
+    state
+        .users
+        .claim(KeyDigest::of("stale").short(), 1, (EPOCH, 1), None, None);
     assert_eq!(
         state.apply(bookmark(5, &[record(1, "k1", 1)])),
         Effect::Mismatch
     );
+}
+
+#[test]
+fn the_last_applied_position_outlives_gaps_and_subscriptions_and_is_never_ahead() {
+    let users = [record(1, "k1", 1)];
+    let mut state = CacheState::new();
+    state.subscribed();
+    state.apply(updated(4, record(1, "k1", 1)));
+    assert_eq!(state.last_applied(), None);
+    take_snapshot(&mut state, 5, &users);
+    assert_eq!(state.last_applied(), Some(at(5)));
+    assert_eq!(state.apply(bookmark(9, &users)), Effect::Gap);
+    state.apply(updated(10, record(1, "k1", 2)));
+    assert_eq!((state.applied(), state.last_applied()), (None, Some(at(5))));
+    state.subscribed();
+    assert_eq!((state.applied(), state.last_applied()), (None, Some(at(5))));
+    take_snapshot(&mut state, 11, &users);
+    assert_eq!(state.last_applied(), Some(at(11)));
 }
 
 #[test]

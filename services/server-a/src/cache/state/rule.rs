@@ -1,0 +1,68 @@
+//! The rules of the merge by name, so that the model checker can take one away.
+
+/// A rule of the merge. Only the model checker can take one away, to see that it is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Of stream events the higher (epoch, version) wins.
+    HigherVersionWins,
+    /// A number that was seen is not taken again.
+    NumbersOnce,
+    /// A row is compared with what touched its entry since its source started.
+    TouchedEntriesAreCompared,
+    /// A row replaces an entry that nothing touched, as it is.
+    UntouchedEntriesAreReplaced,
+    /// A row that was read before a completed source is not news.
+    OldReadsAreNotNews,
+    /// A completed source sweeps what nothing touched.
+    Sweep,
+    /// It sweeps what is known only from before its position, too.
+    SweepByPosition,
+    /// Deletes leave tombstones while a source is under way.
+    Tombstones,
+    /// A key goes to the newer claim.
+    KeysFollowVersions,
+    /// A key that its holder has lost is found no more.
+    KeysAreReleased,
+    /// After a gap only a source that started later settles the position.
+    SourceAfterGap,
+    /// A source settles the position only if the stream seen since joins it.
+    StreamJoinsSource,
+    /// Nothing is proven while a source is under way.
+    NoProofUnderWay,
+    /// Nothing is compared while a snapshot is needed.
+    NoProofInNeed,
+    /// Digests that differ ask for a snapshot.
+    MismatchAsks,
+    /// A bookmark ahead of the stream is a gap.
+    BookmarkAheadIsGap,
+}
+
+/// Which of them are in force. Takes no room in a service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Rules {
+    #[cfg(feature = "model")]
+    without: Option<Rule>,
+}
+
+impl Rules {
+    #[cfg(feature = "model")]
+    pub const fn without(rule: Rule) -> Self {
+        Self {
+            without: Some(rule),
+        }
+    }
+
+    #[cfg(feature = "model")]
+    pub fn has(self, rule: Rule) -> bool {
+        self.without != Some(rule)
+    }
+
+    #[cfg(not(feature = "model"))]
+    #[expect(
+        clippy::unused_self,
+        reason = "only the model checker can take a rule away"
+    )]
+    pub const fn has(self, _: Rule) -> bool {
+        true
+    }
+}
