@@ -13,6 +13,9 @@ use time::format_description::well_known::Rfc3339;
 use crate::bench::Bench;
 use crate::stats;
 
+/// Measure: CPU time of all programs that take part.
+const TOGETHER: &str = "CPU µs/op, together";
+
 /// Where a ratio or a value should lie. A miss fails nothing: it is shown.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -108,7 +111,8 @@ impl Report {
         series.median = stats::median(&series.values);
     }
 
-    /// Adds the CPU time that each program has used for one of `operations`.
+    /// Adds the CPU time that each program has used for one of `operations`, and what they used together: that hardly
+    /// depends on what else the machine does.
     pub fn add_cpu(
         &mut self,
         variant: &str,
@@ -116,11 +120,14 @@ impl Report {
         operations: u64,
         programs: &[&str],
     ) {
+        let mut together = 0.0;
         for program in programs {
             let used = used.get(*program).copied().unwrap_or_default();
             let each = used.as_secs_f64() * 1e6 / stats::number(operations.max(1));
             self.add(variant, &format!("CPU µs/op, {program}"), each);
+            together += each;
         }
+        self.add(variant, TOGETHER, together);
     }
 
     fn values(&self, variant: &str, measure: &str) -> &[f64] {
@@ -139,6 +146,17 @@ impl Report {
             .map(|(of, to)| of / to)
             .collect();
         self.push_ratio(format!("{measure}: {of} / {to}"), values, aim);
+    }
+
+    /// The ratio of rates that two variants would have if CPU time alone limited both.
+    pub fn ratio_of_cpu(&mut self, of: &str, to: &str) {
+        let values: Vec<f64> = self
+            .values(of, TOGETHER)
+            .iter()
+            .zip(self.values(to, TOGETHER))
+            .map(|(of, to)| to / of)
+            .collect();
+        self.push_ratio(format!("by CPU time: {of} / {to}"), values, None);
     }
 
     /// Holds a value itself against an aim.

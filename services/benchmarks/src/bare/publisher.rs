@@ -103,8 +103,9 @@ async fn publish_sms(channel: &Channel, envelope: &SmsEnvelope) -> Result<()> {
     Ok(())
 }
 
-/// Publishes SMS to `sms_outbound_queue` for so long, each task its next when the last is confirmed; gives SMS a second.
-pub async fn sms_load(url: &str, in_flight: usize, lasts: Duration) -> Result<f64> {
+/// Publishes SMS to `sms_outbound_queue` for so long, each task its next when the last is confirmed; gives
+/// their number, and SMS a second.
+pub async fn sms_load(url: &str, in_flight: usize, lasts: Duration) -> Result<(u64, f64)> {
     let channel = channel(url).await?;
     let began = Instant::now();
     let end = began + lasts;
@@ -126,7 +127,7 @@ pub async fn sms_load(url: &str, in_flight: usize, lasts: Duration) -> Result<f6
     }
     let rate = stats::number(sent) / began.elapsed().as_secs_f64();
     channel.close(200, "bye".into()).await?;
-    Ok(rate)
+    Ok((sent, rate))
 }
 
 /// Puts so many SMS of users 1 to `users` into `sms_outbound_queue`.

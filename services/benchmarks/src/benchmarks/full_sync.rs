@@ -16,6 +16,7 @@ use crate::users;
 
 const RATE: &str = "users/s";
 const LAG: &str = "revocation p99 ms";
+const PROGRAMS: &[&str] = &["server-b", "server-a", "rabbitmq", "benchmarks"];
 /// Between two looks at a revocation.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -35,19 +36,24 @@ pub fn run(bench: &Bench) -> Result<Report> {
             let used = Cpu::now()?.since(&before);
             let name = relay::variant("full sync", replicas);
             report.add(&name, RATE, rate);
-            report.add_cpu(&name, &used, users, &["server-b", "server-a", "rabbitmq"]);
+            report.add_cpu(&name, &used, users, PROGRAMS);
             let lags = revocations(&world)?;
             report.add(&name, LAG, stats::quantile(&lags, 0.99));
             report.add(&name, "revocations", stats::number(lags.len() as u64));
 
+            let bare_name = relay::variant("bare publisher", replicas);
+            let before = Cpu::now()?;
             let rate = bench.block_on(relay::published(bare.url(), &body, users, replicas))?;
-            report.add(&relay::variant("bare publisher", replicas), RATE, rate);
+            let used = Cpu::now()?.since(&before);
+            report.add(&bare_name, RATE, rate);
+            report.add_cpu(&bare_name, &used, users, PROGRAMS);
         }
     }
     for replicas in [1, 4] {
         let of = relay::variant("full sync", replicas);
         let to = relay::variant("bare publisher", replicas);
         report.ratio(&of, &to, RATE, Some(Aim::AtLeast(0.8)));
+        report.ratio_of_cpu(&of, &to);
         report.hold(&of, LAG, Aim::AtMost(1_000.0));
     }
     report.note(format!(

@@ -13,6 +13,7 @@ use crate::report::{Aim, Report};
 
 const PRODUCT: &str = "server B";
 const BARE: &str = "bare consumer";
+const PROGRAMS: &[&str] = &["server-b", "benchmarks", "rabbitmq", "postgresql"];
 const RATE: &str = "SMS/s";
 
 /// The queue is filled while nobody consumes it.
@@ -32,12 +33,7 @@ pub fn run(bench: &Bench) -> Result<Report> {
         let bare = consumer::sms(&url, &world.database_url, count);
         report.add(BARE, RATE, bench.block_on(bare)?);
         let used = Cpu::now()?.since(&before);
-        report.add_cpu(
-            BARE,
-            &used,
-            count,
-            &["benchmarks", "rabbitmq", "postgresql"],
-        );
+        report.add_cpu(BARE, &used, count, PROGRAMS);
         world.sql("TRUNCATE bare_sms")?;
 
         bench.block_on(publisher::fill_sms(&url, count, users))?;
@@ -46,14 +42,10 @@ pub fn run(bench: &Bench) -> Result<Report> {
         let used = Cpu::now()?.since(&before);
         report.add(PRODUCT, RATE, rates.dispatched);
         report.add(PRODUCT, "stored/s", rates.stored);
-        report.add_cpu(
-            PRODUCT,
-            &used,
-            count,
-            &["server-b", "rabbitmq", "postgresql"],
-        );
+        report.add_cpu(PRODUCT, &used, count, PROGRAMS);
     }
     report.ratio(PRODUCT, BARE, RATE, Some(Aim::AtLeast(0.6)));
+    report.ratio_of_cpu(PRODUCT, BARE);
     report.hold(PRODUCT, RATE, Aim::AtLeast(5_000.0));
     report.note(format!(
         "{count} SMS of {users} users. Server B: from the first row to the last hand-over to the provider `log`, which \

@@ -15,6 +15,7 @@ use crate::report::{Aim, Report};
 use crate::stats;
 
 const RATE: &str = "events/s";
+const PROGRAMS: &[&str] = &["server-b", "rabbitmq", "postgresql", "benchmarks"];
 const EVENT: &str = "user.updated";
 
 /// One statement changes every user; what counts is the time from its commit until each queue's reader has all of them.
@@ -33,19 +34,19 @@ pub fn run(bench: &Bench) -> Result<Report> {
             let variant = variant("relay", queues);
             report.add(&variant, RATE, rate);
             report.add(&variant, "bytes/event", stats::number(body.len() as u64));
-            report.add_cpu(
-                &variant,
-                &used,
-                users,
-                &["server-b", "rabbitmq", "postgresql"],
-            );
+            report.add_cpu(&variant, &used, users, PROGRAMS);
+            let bare_variant = self::variant("bare publisher", queues);
+            let before = Cpu::now()?;
             let rate = bench.block_on(published(bare.url(), &body, users, queues))?;
-            report.add(&self::variant("bare publisher", queues), RATE, rate);
+            let used = Cpu::now()?.since(&before);
+            report.add(&bare_variant, RATE, rate);
+            report.add_cpu(&bare_variant, &used, users, PROGRAMS);
         }
     }
     for queues in queue_counts {
         let (of, to) = (variant("relay", queues), variant("bare publisher", queues));
         report.ratio(&of, &to, RATE, Some(Aim::AtLeast(0.7)));
+        report.ratio_of_cpu(&of, &to);
     }
     report.note(format!(
         "{users} changes in one transaction, {} bytes each.",

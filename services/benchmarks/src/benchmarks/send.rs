@@ -16,6 +16,8 @@ use crate::stats;
 /// Sends before those that count.
 const WARM_UP: Duration = Duration::from_millis(300);
 const RATE: &str = "sends/s";
+/// The server under load, whatever its program is called.
+const SERVER: &str = "server A";
 
 /// Server B is stopped once the cache is full: what it does with the SMS is another benchmark.
 pub fn run(bench: &Bench) -> Result<Report> {
@@ -42,8 +44,17 @@ pub fn run(bench: &Bench) -> Result<Report> {
                 measure(bench, &mut report, &variant(name), node, load)?;
             }
             empty_queue(bench, &world.rabbitmq_url)?;
+            let before = Cpu::now()?;
             let bare = publisher::sms_load(&world.rabbitmq_url, connections, load.lasts);
-            report.add(&variant("bare publisher"), RATE, bench.block_on(bare)?);
+            let (sent, rate) = bench.block_on(bare)?;
+            let used = Cpu::now()?.since(&before);
+            report.add(&variant("bare publisher"), RATE, rate);
+            report.add_cpu(
+                &variant("bare publisher"),
+                &used,
+                sent,
+                &["rabbitmq", "benchmarks"],
+            );
         }
     }
     for connections in connection_counts {
@@ -51,6 +62,7 @@ pub fn run(bench: &Bench) -> Result<Report> {
         let of = variant("server A");
         for (to, aim) in [("no authentication", 0.95), ("bare publisher", 0.8)] {
             report.ratio(&of, &variant(to), RATE, Some(Aim::AtLeast(aim)));
+            report.ratio_of_cpu(&of, &variant(to));
         }
         report.hold(&of, "CPU µs/op, server A", Aim::AtMost(45.0));
     }
@@ -81,18 +93,13 @@ pub fn measure(
     let (before, own_before) = (Cpu::now()?, cpu_of(node.process.id())?);
     let outcome = bench.block_on(load::run(&node.url, load))?;
     let used = cpu_of(node.process.id())?.saturating_sub(own_before);
-    let others = Cpu::now()?.since(&before);
+    let mut all = Cpu::now()?.since(&before);
+    all.insert(SERVER.to_owned(), used);
     report.add(variant, RATE, outcome.rate());
     for (name, at) in [("p50 ms", 0.5), ("p99 ms", 0.99)] {
         report.add(variant, name, stats::quantile(&outcome.latencies, at));
     }
-    let each = used.as_secs_f64() * 1e6 / stats::number(outcome.accepted.max(1));
-    report.add(variant, "CPU µs/op, server A", each);
-    report.add_cpu(
-        variant,
-        &others,
-        outcome.accepted,
-        &["rabbitmq", "benchmarks"],
-    );
+    let programs = [SERVER, "rabbitmq", "benchmarks"];
+    report.add_cpu(variant, &all, outcome.accepted, &programs);
     Ok(())
 }

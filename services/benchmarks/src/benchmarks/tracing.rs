@@ -49,6 +49,8 @@ pub fn run(bench: &Bench) -> Result<Report> {
     let [untraced, traced, dead] = VARIANTS;
     report.ratio(traced, untraced, RATE, Some(Aim::AtLeast(0.90)));
     report.ratio(dead, untraced, RATE, Some(Aim::AtLeast(0.95)));
+    report.ratio_of_cpu(traced, untraced);
+    report.ratio_of_cpu(dead, untraced);
     let spans = |outcome: &str| {
         let [_, traced, _] = &world.app.replicas[..] else {
             return 0.0;

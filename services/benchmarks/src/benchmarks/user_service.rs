@@ -12,6 +12,7 @@ use crate::stats;
 
 const PRODUCT: &str = "user-service";
 const BARE: &str = "bare consumer";
+const PROGRAMS: &[&str] = &["user-service", "benchmarks", "rabbitmq", "postgresql"];
 const RATE: &str = "events/s";
 
 /// Events wait in the queue before either begins.
@@ -20,22 +21,21 @@ pub fn run(bench: &Bench) -> Result<Report> {
     let mut report = Report::new("user-service");
     for _ in bench.rounds() {
         let place = Place::with_events(count)?;
+        let before = Cpu::now()?;
         let bare = consumer::user_created(&place.rabbitmq_url, &place.database_url, count);
         report.add(BARE, RATE, bench.block_on(bare)?);
+        let used = Cpu::now()?.since(&before);
+        report.add_cpu(BARE, &used, count, PROGRAMS);
 
         let place = Place::with_events(count)?;
         let before = Cpu::now()?;
         let rate = place.consumed_by_the_product(count)?;
         let used = Cpu::now()?.since(&before);
         report.add(PRODUCT, RATE, rate);
-        report.add_cpu(
-            PRODUCT,
-            &used,
-            count,
-            &["user-service", "rabbitmq", "postgresql"],
-        );
+        report.add_cpu(PRODUCT, &used, count, PROGRAMS);
     }
     report.ratio(PRODUCT, BARE, RATE, Some(Aim::AtLeast(0.6)));
+    report.ratio_of_cpu(PRODUCT, BARE);
     report.note(format!(
         "{count} events in the queue. The product: from its first commit to its last; bare: from the first delivery."
     ));

@@ -59,6 +59,8 @@ pub fn run(bench: &Bench) -> Result<Report> {
         let aim = Some(Aim::AtLeast(0.8));
         report.ratio(&variant(TRIGGER), &variant(PLAIN), RATE, aim);
         report.ratio(&variant(RELAYED), &variant(PLAIN), RATE, None);
+        report.ratio_of_cpu(&variant(TRIGGER), &variant(PLAIN));
+        report.ratio_of_cpu(&variant(RELAYED), &variant(PLAIN));
     }
     report.note(format!(
         "{users} users; each write changes one user's quota in a transaction of its own, with fsync on."
@@ -85,7 +87,12 @@ fn write(
     let (written, took) = bench.block_on(load)?;
     let used = Cpu::now()?.since(&before);
     report.add(variant, RATE, stats::number(written) / took.as_secs_f64());
-    report.add_cpu(variant, &used, written, &["postgresql", "server-b"]);
+    report.add_cpu(
+        variant,
+        &used,
+        written,
+        &["postgresql", "server-b", "benchmarks"],
+    );
     Ok(())
 }
 
