@@ -16,7 +16,7 @@ mod users;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bench::Bench;
 use clap::Parser;
 
@@ -79,10 +79,16 @@ fn run(cli: &Cli) -> Result<()> {
     let chosen = benchmarks::chosen(&cli.names)?;
     let rounds = cli.rounds.map(usize::from);
     let bench = Bench::new(rounds, cli.short, &cli.profile, &cli.out)?;
+    let mut failed = Vec::new();
     for benchmark in chosen {
         eprintln!("{}: {}", benchmark.name, benchmark.compares);
-        let report = (benchmark.run)(&bench)?;
-        report.finish(&bench)?;
+        let outcome = (benchmark.run)(&bench).and_then(|report| report.finish(&bench));
+        if let Err(error) = outcome {
+            // The others may tell something all the same.
+            eprintln!("Error: {}: {error:#}", benchmark.name);
+            failed.push(benchmark.name);
+        }
     }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }

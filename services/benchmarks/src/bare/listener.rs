@@ -10,7 +10,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
-use service_runtime::amqp::{bind, declare_exchange, declare_queue};
+use service_runtime::amqp::{bind, close, declare_exchange, declare_queue};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 use wire_contract::{CONFIG_EVENTS_EXCHANGE, specs};
@@ -68,10 +68,9 @@ impl Listener {
     }
 
     /// Closes the connection; the queue goes with it.
-    pub async fn stop(self) -> Result<()> {
+    pub async fn stop(self) {
         self.task.abort();
-        self.connection.close(200, "bye".into()).await?;
-        Ok(())
+        close(&self.connection).await;
     }
 }
 

@@ -9,11 +9,12 @@ use anyhow::{Context as _, Result, ensure};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueuePurgeOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation};
+use service_runtime::amqp::declare_queue;
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 use wire_contract::{
-    Admission, CONTENT_TYPE_JSON, Encoding, SMS_OUTBOUND_QUEUE, SmsEnvelope, encode_json,
+    Admission, CONTENT_TYPE_JSON, Encoding, SMS_OUTBOUND_QUEUE, SmsEnvelope, encode_json, specs,
 };
 
 use crate::bare;
@@ -33,15 +34,23 @@ pub async fn channel(url: &str) -> Result<Channel> {
     Ok(channel)
 }
 
-/// Empties a queue.
-pub async fn purge(url: &str, queue: &str) -> Result<()> {
-    let connection = bare::connect(url).await?;
-    let channel = connection.create_channel().await?;
+/// The same, with `sms_outbound_queue` there: server B declares it at its own pace.
+async fn sms_channel(url: &str) -> Result<Channel> {
+    let channel = channel(url).await?;
+    for queue in [specs::sms_outbound_dead(), specs::sms_outbound()] {
+        declare_queue(&channel, &queue).await?;
+    }
+    Ok(channel)
+}
+
+/// Empties `sms_outbound_queue`.
+pub async fn purge_sms(url: &str) -> Result<()> {
+    let channel = sms_channel(url).await?;
     channel
-        .queue_purge(queue.into(), QueuePurgeOptions::default())
+        .queue_purge(SMS_OUTBOUND_QUEUE.into(), QueuePurgeOptions::default())
         .await
-        .with_context(|| format!("purging {queue}"))?;
-    connection.close(200, "bye".into()).await?;
+        .context("purging")?;
+    channel.close(200, "bye".into()).await?;
     Ok(())
 }
 
@@ -106,7 +115,7 @@ async fn publish_sms(channel: &Channel, envelope: &SmsEnvelope) -> Result<()> {
 /// Publishes SMS to `sms_outbound_queue` for so long, each task its next when the last is confirmed; gives
 /// their number, and SMS a second.
 pub async fn sms_load(url: &str, in_flight: usize, lasts: Duration) -> Result<(u64, f64)> {
-    let channel = channel(url).await?;
+    let channel = sms_channel(url).await?;
     let began = Instant::now();
     let end = began + lasts;
     let mut tasks = JoinSet::new();
@@ -132,7 +141,7 @@ pub async fn sms_load(url: &str, in_flight: usize, lasts: Duration) -> Result<(u
 
 /// Puts so many SMS of users 1 to `users` into `sms_outbound_queue`.
 pub async fn fill_sms(url: &str, count: u64, users: u64) -> Result<()> {
-    let channel = channel(url).await?;
+    let channel = sms_channel(url).await?;
     let next = Arc::new(AtomicU64::new(0));
     let mut tasks = JoinSet::new();
     for _ in 0..WINDOW {

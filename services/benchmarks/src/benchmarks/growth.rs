@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use wire_contract::SMS_OUTBOUND_QUEUE;
 
 use super::ready::fresh_replica;
 use super::send::measure;
@@ -37,7 +36,7 @@ pub fn run(bench: &Bench) -> Result<Report> {
     }
     for _ in bench.rounds() {
         for world in &worlds {
-            bench.block_on(publisher::purge(&world.rabbitmq_url, SMS_OUTBOUND_QUEUE))?;
+            bench.block_on(publisher::purge_sms(&world.rabbitmq_url))?;
             let load = Load {
                 connections: 64,
                 users: world.users,

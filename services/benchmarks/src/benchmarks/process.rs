@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use test_support::try_eventually;
-use wire_contract::SMS_OUTBOUND_QUEUE;
 
 use crate::bare::{consumer, publisher};
 use crate::bench::{Bench, LONG, World};
@@ -38,7 +37,7 @@ pub fn run(bench: &Bench) -> Result<Report> {
 
         bench.block_on(publisher::fill_sms(&url, count, users))?;
         let before = Cpu::now()?;
-        let rates = processed(&mut world, count)?;
+        let rates = processed(bench, &mut world, count)?;
         let used = Cpu::now()?.since(&before);
         report.add(PRODUCT, RATE, rates.dispatched);
         report.add(PRODUCT, "stored/s", rates.stored);
@@ -61,7 +60,7 @@ struct Rates {
 }
 
 /// Starts server B, and stops it when all of the queue has been handed to the provider.
-fn processed(world: &mut World, count: u64) -> Result<Rates> {
+fn processed(bench: &Bench, world: &mut World, count: u64) -> Result<Rates> {
     world.app.start_all(0);
     await_dispatched(world, count)?;
     let figures = world.sql(
@@ -70,7 +69,8 @@ fn processed(world: &mut World, count: u64) -> Result<Rates> {
     )?;
     world.app.kill_b();
     world.sql("TRUNCATE sms_messages CASCADE")?;
-    bench_queue_is_empty(world)?;
+    // What was not acked before the process ended comes again.
+    bench.block_on(publisher::purge_sms(&world.rabbitmq_url))?;
     let (stored, dispatched) = figures.split_once('|').context("two figures")?;
     Ok(Rates {
         stored: stored.parse()?,
@@ -89,12 +89,4 @@ pub fn await_dispatched(world: &World, count: u64) -> Result<()> {
         ensure!(sent >= count, "{sent} of {count}");
         Ok(())
     })
-}
-
-/// What was not acked before the process ended would come again.
-fn bench_queue_is_empty(world: &World) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(publisher::purge(&world.rabbitmq_url, SMS_OUTBOUND_QUEUE))
 }

@@ -65,7 +65,7 @@ fn relayed(bench: &Bench, world: &World, queues: usize) -> Result<f64> {
     let committed = Instant::now();
     bench.block_on(listener::all_seen(&listeners, world.users, LONG))?;
     let rate = stats::number(world.users) / committed.elapsed().as_secs_f64();
-    bench.block_on(stop(listeners))?;
+    bench.block_on(stop(listeners));
     world.wait_relayed()?;
     Ok(rate)
 }
@@ -79,7 +79,7 @@ pub async fn published(url: &str, body: &[u8], count: u64, queues: usize) -> Res
     listener::all_seen(&listeners, count, LONG).await?;
     let rate = stats::number(count) / began.elapsed().as_secs_f64();
     channel.close(200, "bye".into()).await?;
-    stop(listeners).await?;
+    stop(listeners).await;
     Ok(rate)
 }
 
@@ -91,11 +91,10 @@ async fn listen(url: &str, queues: usize) -> Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-async fn stop(listeners: Vec<Listener>) -> Result<()> {
+async fn stop(listeners: Vec<Listener>) {
     for listener in listeners {
-        listener.stop().await?;
+        listener.stop().await;
     }
-    Ok(())
 }
 
 /// The body of a change as the product publishes it.
@@ -117,7 +116,7 @@ pub async fn sample(world: &World) -> Result<Vec<u8>> {
         .await
         .context("a change")?;
     let [listener] = listeners;
-    listener.stop().await?;
+    listener.stop().await;
     let body = kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok(body)
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use test_support::app::Node;
-use wire_contract::SMS_OUTBOUND_QUEUE;
 
 use crate::bare::publisher;
 use crate::bench::{self, Bench};
@@ -74,7 +73,7 @@ pub fn run(bench: &Bench) -> Result<Report> {
 }
 
 fn empty_queue(bench: &Bench, rabbitmq_url: &str) -> Result<()> {
-    bench.block_on(publisher::purge(rabbitmq_url, SMS_OUTBOUND_QUEUE))
+    bench.block_on(publisher::purge_sms(rabbitmq_url))
 }
 
 /// Loads one server and adds what came of it.

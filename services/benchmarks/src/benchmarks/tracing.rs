@@ -3,7 +3,6 @@
 use anyhow::Result;
 use test_support::OtlpSink;
 use test_support::servers::free_port;
-use wire_contract::SMS_OUTBOUND_QUEUE;
 
 use super::send::measure;
 use crate::bare::publisher;
@@ -42,7 +41,7 @@ pub fn run(bench: &Bench) -> Result<Report> {
     };
     for _ in bench.rounds() {
         for (variant, node) in VARIANTS.into_iter().zip(&world.app.replicas) {
-            bench.block_on(publisher::purge(&world.rabbitmq_url, SMS_OUTBOUND_QUEUE))?;
+            bench.block_on(publisher::purge_sms(&world.rabbitmq_url))?;
             measure(bench, &mut report, variant, node, load)?;
         }
     }

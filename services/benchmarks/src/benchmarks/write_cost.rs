@@ -1,20 +1,23 @@
 //! What trigger and outbox cost a write to `users`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use sqlx::PgPool;
+use anyhow::{Context as _, Result};
+use sqlx::PgConnection;
 use sqlx::postgres::PgPoolOptions;
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use crate::bench::{self, Bench, World};
+use crate::bench::{self, Bench, LONG, World};
 use crate::measure::Cpu;
 use crate::report::{Aim, Report};
 use crate::stats;
 
 const RATE: &str = "writes/s";
+const WARM_UP: Duration = Duration::from_millis(300);
 const PLAIN: &str = "no trigger";
 const TRIGGER: &str = "trigger and outbox";
 const RELAYED: &str = "trigger, relayed";
@@ -76,17 +79,10 @@ fn write(
     table: &'static str,
     writers: u32,
 ) -> Result<()> {
-    let before = Cpu::now()?;
-    let load = writes(
-        &world.database_url,
-        table,
-        world.users,
-        writers,
-        bench.run_for(4),
-    );
-    let (written, took) = bench.block_on(load)?;
-    let used = Cpu::now()?.since(&before);
-    report.add(variant, RATE, stats::number(written) / took.as_secs_f64());
+    let lasts = bench.run_for(4);
+    let load = writes(&world.database_url, table, world.users, writers, lasts);
+    let (written, used) = bench.block_on(load)?;
+    report.add(variant, RATE, stats::number(written) / lasts.as_secs_f64());
     report.add_cpu(
         variant,
         &used,
@@ -102,42 +98,52 @@ async fn writes(
     users: u64,
     writers: u32,
     lasts: Duration,
-) -> Result<(u64, Duration)> {
+) -> Result<(u64, BTreeMap<String, Duration>)> {
     let pool = PgPoolOptions::new()
         .max_connections(writers)
         .min_connections(writers)
         .connect(database_url)
         .await?;
-    let (began, users) = (Instant::now(), i64::try_from(users)?);
+    let users = i64::try_from(users)?;
     // Each user in its turn: writers do not wait for each other's rows.
     let next = Arc::new(AtomicI64::new(rand::random_range(0..users)));
+    let ready = Arc::new(Barrier::new(writers as usize + 1));
     let mut tasks = JoinSet::new();
     for _ in 0..writers {
-        let (pool, next) = (pool.clone(), Arc::clone(&next));
-        tasks.spawn(async move { write_alone(&pool, &next, table, users, began + lasts).await });
+        let (pool, next, ready) = (pool.clone(), Arc::clone(&next), Arc::clone(&ready));
+        tasks.spawn(async move {
+            let mut connection = pool.acquire().await?;
+            // A session plans and compiles what it runs for the first time.
+            write_alone(&mut connection, &next, table, users, WARM_UP).await?;
+            ready.wait().await;
+            write_alone(&mut connection, &next, table, users, lasts).await
+        });
     }
+    let all_ready = tokio::time::timeout(LONG, ready.wait());
+    all_ready.await.context("a writer does not start")?;
+    let before = Cpu::now()?;
     let mut written = 0;
     while let Some(task) = tasks.join_next().await {
         written += task??;
     }
-    let took = began.elapsed();
+    let used = Cpu::now()?.since(&before);
     pool.close().await;
-    Ok((written, took))
+    Ok((written, used))
 }
 
 async fn write_alone(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     next: &AtomicI64,
     table: &'static str,
     users: i64,
-    end: Instant,
+    lasts: Duration,
 ) -> Result<u64> {
+    let end = Instant::now() + lasts;
     let statement = if table == "users" {
         "UPDATE users SET daily_quota = daily_quota % 1000 + 1 WHERE user_id = $1"
     } else {
         "UPDATE plain_users SET daily_quota = daily_quota % 1000 + 1 WHERE user_id = $1"
     };
-    let mut connection = pool.acquire().await?;
     let mut written = 0;
     while Instant::now() < end {
         let user = next.fetch_add(1, Ordering::Relaxed) % users + 1;
