@@ -120,7 +120,7 @@ impl Costs {
                 &format!("CPU µs/op, {program}"),
             )
         };
-        let (one, four) = ("relay, 1 queues", "relay, 4 queues");
+        let (one, four) = ("relay, 1 bound", "relay, 4 bound");
         let broker = cpu("relay", one, "rabbitmq")?;
         let broker_copy = (cpu("relay", four, "rabbitmq")? - broker) / 3.0;
         let row = encode_json(&record(123_456)).len() as u64;
@@ -130,7 +130,7 @@ impl Costs {
             postgres_write: cpu("write-cost", "trigger and outbox, 8 writers", "postgresql")?,
             postgres_relay: cpu("relay", one, "postgresql")?,
             b_change: cpu("relay", one, "server-b")?,
-            a_change: cpu("full-sync", "full sync, 1 queues", "server-a")?,
+            a_change: cpu("full-sync", "full sync, 1 bound", "server-a")?,
             b_row: cpu("ready", "replica", "server-b")?,
             broker_row: cpu("ready", "replica", "rabbitmq")?,
             a_row: cpu("ready", "replica", "server-a")?,

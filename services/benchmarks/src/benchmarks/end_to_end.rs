@@ -32,32 +32,36 @@ pub fn run(bench: &Bench) -> Result<Report> {
             lasts: bench.run_for(60),
         };
         let before = dispatched(&world)?;
-        let (outcome, samples) = thread::scope(|scope| {
-            let loading = scope.spawn(|| bench.block_on(load::run(&url, load)));
-            let mut samples = vec![dispatched(&world)?];
-            let began = Instant::now();
+        let began = Instant::now();
+        let (outcome, at_the_end, samples) = thread::scope(|scope| {
+            let loading = scope.spawn(|| {
+                let outcome = bench.block_on(load::run(&url, load))?;
+                anyhow::Ok((outcome, dispatched(&world)?))
+            });
+            let mut samples = Vec::new();
             while !loading.is_finished() {
+                samples.push((began.elapsed(), dispatched(&world)?));
                 thread::sleep(SAMPLE);
-                samples.push(dispatched(&world)?);
             }
-            let outcome = loading.join().ok().context("the load failed")??;
-            anyhow::Ok((outcome, (samples, began.elapsed())))
+            let (outcome, at_the_end) = loading.join().ok().context("the load failed")??;
+            anyhow::Ok((outcome, at_the_end, samples))
         })?;
-        let (samples, took) = samples;
-        let during = samples.last().copied().unwrap_or(before) - before;
+        let during = at_the_end - before;
         let accepted = stats::number(outcome.accepted);
         report.add(LOADED, "accepted/s", outcome.rate());
-        report.add(LOADED, DISPATCHED, during / took.as_secs_f64());
+        report.add(LOADED, DISPATCHED, during / outcome.took.as_secs_f64());
         report.add(LOADED, "dispatched of accepted", during / accepted);
         report.add(LOADED, "backlog at the end", accepted - during);
-        // Half the time has passed: a flat backlog is as long as at the end.
-        let half = samples.get(samples.len() / 2).copied().unwrap_or(before) - before;
-        report.add(LOADED, "backlog at half time", accepted / 2.0 - half);
+        // A flat backlog is at half time what it is at the end.
+        let half = samples.iter().rfind(|(at, _)| *at <= outcome.took / 2);
+        let half = half.map_or(0.0, |(at, seen)| {
+            outcome.rate() * at.as_secs_f64() - (seen - before)
+        });
+        report.add(LOADED, "backlog at half time", half);
 
         let drained = Instant::now();
-        await_all(&world, outcome.accepted)?;
+        await_dispatched(&world, outcome.accepted)?;
         report.add(LOADED, "seconds to drain", drained.elapsed().as_secs_f64());
-        report.add(LOADED, "all dispatched", 1.0);
         world.sql("TRUNCATE sms_messages CASCADE")?;
         report.add(
             ALONE,
@@ -76,10 +80,6 @@ pub fn run(bench: &Bench) -> Result<Report> {
 
 fn dispatched(world: &World) -> Result<f64> {
     world.b_metric("identity_sms_dispatched_total", "outcome=\"sent\"")
-}
-
-fn await_all(world: &World, count: u64) -> Result<()> {
-    await_dispatched(world, count)
 }
 
 /// SMS a second that server B dispatches from a full queue.

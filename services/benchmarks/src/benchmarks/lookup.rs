@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use server_a::cache::UserCache;
 use time::OffsetDateTime;
+use wire_contract::KeyDigest;
 
 use super::memory::{change, filled_cache};
 use crate::bench::Bench;
@@ -48,6 +49,16 @@ pub fn run(bench: &Bench) -> Result<Report> {
             .map(|_| nanoseconds(Instant::now().elapsed()))
             .collect();
         report.add("the clock itself", "p50 ns", stats::median(&empty));
+        let hashes: Vec<f64> = (0..look_ups / 10)
+            .map(|number| {
+                let key = users::key(number);
+                let began = Instant::now();
+                std::hint::black_box(KeyDigest::of(&key));
+                nanoseconds(began.elapsed())
+            })
+            .collect();
+        report.add("SHA-256 of a key", "p50 ns", stats::median(&hashes));
+        report.add("SHA-256 of a key", "p99 ns", stats::quantile(&hashes, 0.99));
     }
     for threads in [1, 2] {
         let (still, updated) = (variant(threads, false), variant(threads, true));

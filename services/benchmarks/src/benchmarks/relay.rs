@@ -55,8 +55,9 @@ pub fn run(bench: &Bench) -> Result<Report> {
     Ok(report)
 }
 
+/// A variant's name with the number of queues that are bound.
 pub fn variant(name: &str, queues: usize) -> String {
-    format!("{name}, {queues} queues")
+    format!("{name}, {queues} bound")
 }
 
 fn relayed(bench: &Bench, world: &World, queues: usize) -> Result<f64> {
