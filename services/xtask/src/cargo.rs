@@ -20,12 +20,16 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Cargo in this checkout, with its output on the terminal. Marked by `state_dir`, so that a later run can end it.
 pub fn command(state_dir: &Path, arguments: &[&str]) -> Result<Command> {
-    let mut command = Command::new("setpriv");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    command
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(cargo)
-        .args(arguments);
+    let mut command = program(state_dir, Path::new(&cargo))?;
+    command.args(arguments);
+    Ok(command)
+}
+
+/// A program in this checkout, likewise.
+pub fn program(state_dir: &Path, program: &Path) -> Result<Command> {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command
         .current_dir(workspace::root()?)
         .env(children::MARK, state_dir)

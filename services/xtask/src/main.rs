@@ -1,6 +1,7 @@
 //! Development commands: `cargo xtask --help`.
 
 mod auth_event;
+mod bench;
 mod cargo;
 mod chart;
 mod check;
@@ -41,6 +42,10 @@ enum Command {
     Test(test::Args),
     /// Play the auth-service: publish `UserCreated` events of made-up users to the broker of `cargo xtask up`
     AuthEvent(auth_event::Args),
+    /// Measure the product beside its limits, in alternation
+    ///
+    /// Results are printed and written to target/bench/NAME.json. They never fail for a slow figure.
+    Bench(bench::Args),
     /// Check the Helm chart, the manifests below k8s/ and the Tiltfile without a cluster
     Chart(chart::Args),
     /// Build one image per service, with Docker or Buildah
@@ -61,6 +66,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Up(args) => up::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::AuthEvent(args) => auth_event::run(&args),
         Command::Chart(args) => chart::run(&args),
         Command::Images(args) => images::command(&args),

@@ -61,6 +61,15 @@ impl Servers {
         Ok((rabbitmq, postgres))
     }
 
+    /// Private servers in any case, as durable as in production: what safety costs is part of what is measured.
+    pub fn start_for_benchmarks(state: &State) -> Result<(RabbitMq, Postgres)> {
+        eprintln!("Starting RabbitMQ and PostgreSQL …");
+        let postgres =
+            Postgres::start(&state.join("postgres"), &PostgresOptions::for_benchmarks())?;
+        let rabbitmq = RabbitMq::start(&state.join("rabbitmq"), &RabbitMqOptions::default())?;
+        Ok((rabbitmq, postgres))
+    }
+
     /// `RABBITMQ_URL` of the services.
     pub fn rabbitmq_url(&self) -> String {
         self.rabbitmq.url(|broker| broker.amqp_url("/"))

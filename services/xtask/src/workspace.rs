@@ -16,12 +16,17 @@ pub fn root() -> Result<PathBuf> {
 
 /// Where cargo puts the binaries of the profile `fast`: beside our own profile's directory.
 pub fn bin_dir() -> Result<PathBuf> {
+    bin_dir_of("fast")
+}
+
+/// The same of another profile.
+pub fn bin_dir_of(profile: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("finding our own binary")?;
     let target = own
         .parent()
         .and_then(Path::parent)
         .context("our own binary is not in a target directory")?;
-    Ok(target.join("fast"))
+    Ok(target.join(profile))
 }
 
 /// The state of one command, below `target/`, which only one process uses at a time.

@@ -122,29 +122,29 @@ impl UserCache {
             state.last_applied().unwrap_or_default()
         };
         let subscription = *self.shared.subscription.read();
-        let age = subscription
-            .heard
-            .elapsed()
-            .max(subscription.link.elapsed());
+        // Read once: on the way of every request the clock is no small part.
+        let now = Instant::now();
+        let since = |at: Instant| now.duration_since(at);
+        let age = since(subscription.heard).max(since(subscription.link));
         let limits = self.shared.limits;
         let broken = subscription
             .broken_since
-            .map_or(Duration::ZERO, |since| since.elapsed())
-            .max(subscription.link.elapsed());
+            .map_or(Duration::ZERO, since)
+            .max(since(subscription.link));
         if broken > limits.fail_closed_after {
             return Err(not_serving(&format!(
                 "the subscription to user changes has been broken for longer than {} s",
                 limits.fail_closed_after.as_secs()
             )));
         }
-        let incomplete = subscription.incomplete_since.map(|since| since.elapsed());
-        if incomplete.is_some_and(|since| since > limits.max_staleness) {
+        let incomplete = subscription.incomplete_since.map(since);
+        if incomplete.is_some_and(|missing| missing > limits.max_staleness) {
             return Err(not_serving(&format!(
                 "changes of users have been missing for longer than {} s",
                 limits.max_staleness.as_secs()
             )));
         }
-        if subscription.heard.elapsed() > limits.max_staleness {
+        if since(subscription.heard) > limits.max_staleness {
             return Err(not_serving(&format!(
                 "server B has been silent for longer than {} s",
                 limits.max_staleness.as_secs()

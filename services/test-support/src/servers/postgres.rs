@@ -40,6 +40,16 @@ impl PostgresOptions {
             settings: vec![off("fsync"), off("full_page_writes")],
         }
     }
+
+    /// Durable, and with room for a million users: the package's defaults are for a small machine.
+    #[must_use]
+    pub fn for_benchmarks() -> Self {
+        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        Self {
+            tls: None,
+            settings: vec![set("shared_buffers", "512MB"), set("max_wal_size", "4GB")],
+        }
+    }
 }
 
 /// A running cluster on the loopback, stopped when dropped. Its data stay in its directory.

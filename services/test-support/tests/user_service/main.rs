@@ -6,4 +6,3 @@ mod consuming;
 mod dead_letters;
 mod harness;
 mod outages;
-mod throughput;
