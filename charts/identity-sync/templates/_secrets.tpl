@@ -99,6 +99,36 @@ new:
 {{- end -}}
 {{- end }}
 
+{{/* --- the token by which server B knows server A: a Secret of its own, since server A must see no other of server B's --- */}}
+
+{{- define "identity-sync.serviceToken.secretName" -}}
+{{- default (include "identity-sync.name" (dict "root" . "component" "service-token")) .Values.serviceToken.existingSecret -}}
+{{- end }}
+
+{{/* Arguments of generatedSecret: the root. */}}
+{{- define "identity-sync.serviceToken.generated" -}}
+component: service-token
+name: {{ include "identity-sync.serviceToken.secretName" . }}
+setting: serviceToken.existingSecret
+new:
+  token: {{ include "identity-sync.password" . }}
+{{- end }}
+
+{{- define "identity-sync.serviceToken.checksum" -}}
+{{- if .Values.serviceToken.existingSecret -}}
+{{- include "identity-sync.existingData" (dict "root" . "name" .Values.serviceToken.existingSecret) | sha256sum -}}
+{{- else -}}
+{{- include "identity-sync.generated" (merge (dict "root" .) (include "identity-sync.serviceToken.generated" . | fromYaml)) | sha256sum -}}
+{{- end -}}
+{{- end }}
+
+{{/* The token of both: the root. */}}
+{{- define "identity-sync.serviceToken.env" -}}
+- name: SERVICE_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ include "identity-sync.serviceToken.secretName" . }}, key: token}
+{{- end }}
+
 {{/* --- RabbitMQ --- */}}
 
 {{/* The URLs are part of the release, and the passwords are not: under one name Helm would refuse or delete the other. */}}

@@ -20,6 +20,7 @@ make() {
 }
 
 printf 'admin-token=%s\nsealing-keys=1:%s\n' "$(random)" "$(openssl rand -base64 32)" | make identity-sync-server-b
+printf 'token=%s\n' "$(random)" | make identity-sync-service-token
 
 for user in server-a server-b user-service auth-service; do
     password=$(random)

@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use prometheus::{IntCounter, IntCounterVec, register_int_counter, register_int_counter_vec};
 
+use crate::api::problems;
+
 /// `identity_sms_accepted_total`: SMS whose storage the broker has confirmed.
 pub static SMS_ACCEPTED: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
@@ -24,29 +26,14 @@ pub static SMS_REJECTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("the name is valid and registered once")
 });
 
-/// Codes of the problems that a send can be answered with.
-const REASONS: [&str; 15] = [
-    "unauthorized",
-    "user_inactive",
-    "invalid_field",
-    "malformed_json",
-    "body_unreadable",
-    "method_not_allowed",
-    "body_timeout",
-    "body_too_large",
-    "unsupported_media_type",
-    "internal",
-    "cache_not_ready",
-    "queue_unavailable",
-    "overloaded",
-    "not_confirmed",
-    "timeout",
-];
-
 /// Makes the series known from the start: an increase from nothing is not seen by a rate.
 pub fn register() {
     LazyLock::force(&SMS_ACCEPTED);
-    for reason in REASONS {
-        SMS_REJECTED.with_label_values(&[reason]);
+    // The route can also be asked with a method that it does not take.
+    for problem in problems::of_send()
+        .into_iter()
+        .chain([&problems::METHOD_NOT_ALLOWED])
+    {
+        SMS_REJECTED.with_label_values(&[problem.code]);
     }
 }

@@ -11,10 +11,13 @@ use service_runtime::http::Server;
 use service_runtime::lifecycle::Lifecycle;
 use service_runtime::readiness::Readiness;
 
-use crate::api::{self, ApiState};
+use crate::api::{self, ApiState, Remembered};
 use crate::cache::{Limits, UserCache};
 use crate::metrics;
+use crate::rates::{RateArgs, UserRates};
+use crate::server_b::{self, ServerB, ServerBArgs};
 use crate::sync::{self, CacheSync, Control, SyncStatus};
+use crate::usage::{self, Usage, UsageSubscription};
 
 /// Settings of server A.
 #[derive(Debug, Clone, Args)]
@@ -27,6 +30,10 @@ pub struct ServeArgs {
     admin: AdminArgs,
     #[command(flatten)]
     cache: CacheArgs,
+    #[command(flatten)]
+    rates: RateArgs,
+    #[command(flatten)]
+    server_b: ServerBArgs,
 }
 
 /// How long the cache is trusted.
@@ -73,9 +80,14 @@ fn instance_name(name: &str) -> Result<String, String> {
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     metrics::register();
     sync::metrics::register();
+    usage::metrics::register();
+    server_b::metrics::register();
     let mut lifecycle = Lifecycle::new();
     let readiness = Readiness::new();
     let connector = Connector::new("server-a", &args.amqp)?;
+    let server_b = ServerB::new(&args.server_b)?;
+    let rates = UserRates::new(&args.rates);
+    let usage = Usage::default();
     let instance = args.cache.instance.unwrap_or_else(host_name);
     let cache = UserCache::new(Limits {
         fail_closed_after: Duration::from_secs(args.cache.fail_closed_after_seconds),
@@ -85,6 +97,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
 
     let (publisher, publishing) = api::publisher(connector.clone(), lifecycle.drained());
     let (control, controlling) = Control::new(connector.clone(), &instance, lifecycle.drained());
+    let usage_subscription = UsageSubscription {
+        connector: connector.clone(),
+        instance: instance.clone(),
+        usage: usage.clone(),
+    };
     let cache_sync = CacheSync {
         connector,
         instance: instance.clone(),
@@ -98,17 +115,20 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         readiness,
         {
             let (cache, publisher) = (cache.clone(), publisher.clone());
-            let sync_status = sync_status.clone();
+            let (sync_status, usage) = (sync_status.clone(), usage.clone());
             move || {
                 let mut status = sync::status(&instance, &cache, &sync_status);
                 status["sms_publisher"] = serde_json::json!(publisher.state());
+                status["sms_usage"] = usage.status();
                 status
             }
         },
         {
             let (cache, sync_status) = (cache.clone(), sync_status.clone());
+            let usage = usage.clone();
             move || {
                 sync::metrics::on_scrape(&cache, &sync_status);
+                usage::metrics::on_scrape(&usage);
                 std::future::ready(()).boxed()
             }
         },
@@ -125,8 +145,17 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         admin_server.serve(admin.router(), drained.clone()),
     );
     // The cache is kept in step until the last request has been answered.
-    lifecycle.support("cache sync", cache_sync.run(drained));
-    let router = api::router(ApiState { cache, publisher });
+    lifecycle.support("cache sync", cache_sync.run(drained.clone()));
+    lifecycle.support("sms usage", usage_subscription.run(drained.clone()));
+    lifecycle.support("request rates", rates.clone().forget_quiet_users(drained));
+    let router = api::router(ApiState {
+        cache,
+        publisher,
+        rates,
+        usage,
+        remembered: Remembered::default(),
+        server_b,
+    })?;
     lifecycle.intake("public server", public_server.serve(router, shutdown));
     lifecycle.run().await
 }

@@ -12,7 +12,7 @@ use prometheus::{HistogramVec, register_histogram_vec};
 use tracing::{Instrument, Span};
 use wire_contract::{HEADER_TRACEPARENT, HEADER_TRACESTATE};
 
-use crate::problem::Problem;
+use crate::problem::{METHOD_NOT_ALLOWED, NOT_FOUND, Problem};
 use crate::trace::TraceContext;
 
 /// Label of requests that match no route.
@@ -81,16 +81,14 @@ pub fn panicked(_: Box<dyn Any + Send>) -> Response {
 /// 404 for what no route matches.
 #[expect(clippy::unused_async, reason = "a handler")]
 pub async fn not_found() -> Problem {
-    let detail = "there is nothing at this path";
-    Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
+    Problem::of(&NOT_FOUND, "there is nothing at this path")
 }
 
 /// 405 for a route that does not take the method.
 #[expect(clippy::unused_async, reason = "a handler")]
 pub async fn method_not_allowed() -> Problem {
-    Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
+    Problem::of(
+        &METHOD_NOT_ALLOWED,
         "the path does not take this method; the header Allow lists those it does",
     )
 }

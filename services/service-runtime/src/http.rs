@@ -17,6 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 /// A client that has not sent its headers by then is slow on purpose.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a connection whose first bytes may yet be those of HTTP/2 is looked at again.
+const PREFACE_PAUSE: Duration = Duration::from_millis(20);
+/// What an HTTP/2 connection begins with (RFC 9113, 3.4).
+const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// An HTTP/2 connection that is silent for so long is asked for a sign of life, and has as long to give it.
+const HTTP2_PING: Duration = Duration::from_secs(10);
 /// Connections served at once; further ones wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 20_000;
 /// Requests in hand may take this long after the shutdown began; then their connections are cut.
@@ -57,7 +63,8 @@ impl Server {
         builder
             .http2()
             .timer(TokioTimer::new())
-            .keep_alive_interval(Some(Duration::from_secs(20)));
+            .keep_alive_interval(Some(HTTP2_PING))
+            .keep_alive_timeout(HTTP2_PING);
         let builder = Arc::new(builder);
         let graceful = GracefulShutdown::new();
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -80,12 +87,17 @@ impl Server {
             };
             prepare(&stream);
             let service = TowerToHyperService::new(router.clone());
-            let connection = builder
-                .serve_connection_with_upgrades(TokioIo::new(stream), service)
-                .into_owned();
-            let connection = graceful.watch(connection);
-            let cut = cut.clone();
+            let (builder, watcher) = (Arc::clone(&builder), graceful.watcher());
+            let (cut, shutdown) = (cut.clone(), shutdown.clone());
             tokio::spawn(async move {
+                tokio::select! {
+                    spoke = speaks(&stream) => if !spoke { return },
+                    // Nothing was asked yet.
+                    () = shutdown.cancelled() => return,
+                }
+                let connection =
+                    builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+                let connection = watcher.watch(connection.into_owned());
                 tokio::select! {
                     // A client that goes away in the middle is not an event worth a line.
                     _ = connection => {}
@@ -108,6 +120,26 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Waits for the bytes by which the version of HTTP is told, and says whether they came in time. hyper's own limit begins
+/// with the headers, and these come before: a connection that says nothing, or less than this, would stay for ever.
+async fn speaks(stream: &TcpStream) -> bool {
+    let mut first = [0; HTTP2_PREFACE.len()];
+    let told = async {
+        loop {
+            match stream.peek(&mut first).await {
+                Ok(0) | Err(_) => return false,
+                Ok(read) if read == first.len() || first[..read] != HTTP2_PREFACE[..read] => {
+                    return true;
+                }
+                Ok(_) => tokio::time::sleep(PREFACE_PAUSE).await,
+            }
+        }
+    };
+    tokio::time::timeout(HEADER_TIMEOUT, told)
+        .await
+        .unwrap_or(false)
 }
 
 fn prepare(stream: &TcpStream) {

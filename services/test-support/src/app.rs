@@ -110,6 +110,8 @@ impl Setup {
             ("ADMIN_LISTEN", "127.0.0.1:0"),
             ("ADMIN_TOKEN", ADMIN_TOKEN),
             ("KEY_SEALING_KEY", &sealing_key),
+            // Tests hammer one user.
+            ("USER_REQUESTS_PER_SECOND", "0"),
         ];
         Self {
             b_rabbitmq_url: rabbitmq_url.to_owned(),
@@ -321,10 +323,12 @@ impl App {
     pub fn bulk_users(&self, count: u64) {
         let _ = self.sql(&format!(
             "BEGIN; SET CONSTRAINTS ALL DEFERRED;
-             WITH made AS (INSERT INTO users (username) SELECT 'user-' || n FROM generate_series(1, {count}) n
+             WITH made AS (INSERT INTO users (username, daily_quota)
+                           SELECT 'user-' || n, {quota} FROM generate_series(1, {count}) n
                            RETURNING user_id, username)
              INSERT INTO api_keys (user_id, digest, prefix)
-             SELECT user_id, sha256(convert_to('isk_bulk_' || username, 'UTF8')), 'isk_bulk_' FROM made; COMMIT"
+             SELECT user_id, sha256(convert_to('isk_bulk_' || username, 'UTF8')), 'isk_bulk_' FROM made; COMMIT",
+            quota = i32::MAX
         ));
     }
 
@@ -392,14 +396,22 @@ impl App {
             .call(method, url, Some(("authorization", &bearer)), body)
     }
 
-    /// Creates a user with a generated key.
+    /// Creates a user with a generated key, and more of a quota than any test uses.
     ///
     /// # Panics
     /// When server B refuses.
     #[must_use]
     pub fn create_user(&self, username: &str) -> TestUser {
-        // More than any test sends: quotas are tested where they are the subject.
-        let body = json!({"username": username, "daily_quota": 1_000_000});
+        self.create_user_with_quota(username, i32::MAX)
+    }
+
+    /// Creates a user with a generated key and this quota.
+    ///
+    /// # Panics
+    /// When server B refuses.
+    #[must_use]
+    pub fn create_user_with_quota(&self, username: &str, daily_quota: i32) -> TestUser {
+        let body = json!({"username": username, "daily_quota": daily_quota});
         let answer = self
             .admin("POST", "/users", Some(&body))
             .expect("B answers");

@@ -54,3 +54,12 @@ pub const REPLICA_QUEUE_PREFIX: &str = "server-a.";
 pub fn replica_queue(instance: &str, connection: Uuid) -> String {
     format!("{REPLICA_QUEUE_PREFIX}{instance}.{}", connection.simple())
 }
+
+/// The name of a replica's own queue of [`SMS_USAGE_EXCHANGE`], fresh for each connection.
+#[must_use]
+pub fn usage_queue(instance: &str, connection: Uuid) -> String {
+    format!(
+        "{REPLICA_QUEUE_PREFIX}{instance}.usage.{}",
+        connection.simple()
+    )
+}

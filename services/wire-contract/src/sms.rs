@@ -13,6 +13,7 @@ const IDEMPOTENCY_CONTEXT: &[u8] = b"identity-sync idempotency v1";
 
 /// How the text is encoded on air (3GPP TS 23.038).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Encoding {
     /// 7-bit default alphabet: 160 characters in one segment, 153 in each of several.
     #[serde(rename = "gsm7")]
@@ -132,6 +133,7 @@ pub struct UsageEntry {
 /// Where an SMS is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum SmsStatus {
     /// Accepted; waits for its first or next hand-over.
     Queued,
@@ -198,6 +200,7 @@ pub struct UnknownSmsStatus;
 
 /// One step of an SMS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SmsTransition {
     /// What it became.
     pub status: SmsStatus,
@@ -212,6 +215,7 @@ pub struct SmsTransition {
 /// What became of an SMS, as its owner may see it: server B answers server A with it
 /// (`/internal/v1/users/{user_id}/sms/{message_id}`), and server A the client.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SmsRecord {
     /// Names the SMS.
     pub message_id: Uuid,
@@ -253,6 +257,7 @@ impl std::fmt::Debug for SmsRecord {
 
 /// A page of a user's SMS, the newest first (`/internal/v1/users/{user_id}/sms`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SmsPage {
     /// At most as many as asked for.
     pub items: Vec<SmsRecord>,

@@ -57,6 +57,9 @@ const DELIVERY_LIMIT: i64 = 1_000_000_000;
 /// than filling the broker's memory.
 const REPLICA_QUEUE_BYTES: i64 = 256 * 1024 * 1024;
 
+/// Some minutes of usage at the highest rate; what is lost is told again with the next SMS of the user.
+const USAGE_QUEUE_BYTES: i64 = 16 * 1024 * 1024;
+
 fn text(value: &str) -> Argument {
     Argument::Text(value.to_owned())
 }
@@ -66,7 +69,8 @@ pub mod specs {
     use super::{
         AUTH_EVENTS_EXCHANGE, Argument, CONFIG_EVENTS_EXCHANGE, CONFIG_REPLICA_REPORTS,
         CONFIG_SNAPSHOT_REQUESTS, DELIVERY_LIMIT, ExchangeKind, ExchangeSpec, QueueSpec,
-        REPLICA_QUEUE_BYTES, SMS_OUTBOUND_DEAD, SMS_OUTBOUND_QUEUE, SMS_USAGE_EXCHANGE, text,
+        REPLICA_QUEUE_BYTES, SMS_OUTBOUND_DEAD, SMS_OUTBOUND_QUEUE, SMS_USAGE_EXCHANGE,
+        USAGE_QUEUE_BYTES, text,
     };
 
     /// `config_events_exchange`.
@@ -121,6 +125,12 @@ pub mod specs {
     #[must_use]
     pub fn replica(name: String) -> QueueSpec {
         exclusive(name, REPLICA_QUEUE_BYTES)
+    }
+
+    /// A replica's own queue of usage (see [`crate::usage_queue`]).
+    #[must_use]
+    pub fn usage(name: String) -> QueueSpec {
+        exclusive(name, USAGE_QUEUE_BYTES)
     }
 
     /// The queue on which one process of B receives credit for the snapshots it sends.

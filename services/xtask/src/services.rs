@@ -82,6 +82,8 @@ impl Services {
         let (rabbitmq_url, database_url) = (servers.rabbitmq_url(), servers.database_url());
         let user_service_database_url = servers.user_service_database_url()?;
         let admin_token = kept(state, "admin-token", random_hex)?;
+        // By it server B knows server A, when it is asked what became of SMS.
+        let service_token = kept(state, "service-token", random_hex)?;
         let sealing_key = state.join("key-sealing-key");
         kept(state, "key-sealing-key", || {
             Ok(STANDARD.encode(random::<32>()?))
@@ -97,6 +99,7 @@ impl Services {
                 .arg("serve")
                 .env("DATABASE_URL", &database_url)
                 .env("ADMIN_TOKEN", &admin_token)
+                .env("SERVICE_TOKEN", &service_token)
                 .env("KEY_SEALING_KEY_FILE", sealing_key.display().to_string())
         })?;
         let replicas = (0..replicas).map(|number| {
@@ -105,7 +108,12 @@ impl Services {
                 &name,
                 "server-a",
                 (8080 + number, 9080 + number),
-                |command| command.env("INSTANCE", &name),
+                |command| {
+                    command
+                        .env("INSTANCE", &name)
+                        .env("SERVER_B_URL", &server_b.url)
+                        .env("SERVICE_TOKEN", &service_token)
+                },
             )
         });
         let replicas = replicas.collect::<Result<_>>()?;

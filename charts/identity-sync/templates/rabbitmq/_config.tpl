@@ -8,9 +8,9 @@
 {{- $created := list $values.userCreatedQueue $values.userCreatedDeadQueue $values.authEventsExchange -}}
 {{- $users := dict
       "server-a" (dict
-        "configure" (concat (list "server-a.") $config)
+        "configure" (concat (list "server-a.") $config (list "sms_usage_exchange"))
         "write" (list "server-a." "amq.default")
-        "read" (list "server-a." "config_events_exchange"))
+        "read" (list "server-a." "config_events_exchange" "sms_usage_exchange"))
       "server-b" (dict
         "configure" (concat (list "server-b.") $config $sms (list "sms_usage_exchange"))
         "write" (list "amq.default" "config_events_exchange" "sms_usage_exchange")

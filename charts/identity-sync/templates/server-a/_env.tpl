@@ -9,4 +9,11 @@
   value: {{ .Values.serverA.failClosedAfterSeconds | int64 | quote }}
 - name: MAX_STALENESS_SECONDS
   value: {{ .Values.serverA.maxStalenessSeconds | int64 | quote }}
+- name: USER_REQUESTS_PER_SECOND
+  value: {{ .Values.serverA.userRequestsPerSecond | int64 | quote }}
+- name: USER_REQUESTS_BURST
+  value: {{ .Values.serverA.userRequestsBurst | int64 | quote }}
+- name: SERVER_B_URL
+  value: http://{{ include "identity-sync.name" (dict "root" . "component" "server-b") }}:{{ .Values.serverB.service.port }}
+{{ include "identity-sync.serviceToken.env" . }}
 {{- end }}

@@ -8,6 +8,7 @@
 - name: KEY_SEALING_KEY_FILE
   value: /etc/server-b/sealing-keys
 {{- end }}
+{{ include "identity-sync.serviceToken.env" . }}
 {{ include "identity-sync.rabbitmq.env" (dict "root" . "user" "server-b") }}
 {{ include "identity-sync.postgresql.env" (dict "root" . "user" "server-b" "database" "identity_sync") }}
 - name: DATABASE_MAX_CONNECTIONS

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use service_runtime::problem::Problem;
 use time::OffsetDateTime;
-use wire_contract::{Admission, UserId};
+use wire_contract::{Admission, KeyDigest, UserId};
 
+use super::problems::{CACHE_NOT_READY, RATE_LIMITED, USER_INACTIVE};
 use crate::cache::{ClientConfig, UserCache};
+use crate::rates::UserRates;
 
 /// The header that carries the key (requirement 2.4).
 const API_KEY: &str = "api-key";
@@ -28,6 +30,8 @@ pub struct ClientContext {
     pub is_active: bool,
     /// SMS segments a UTC day.
     pub daily_quota: i32,
+    /// Of the key that it presented.
+    pub key_digest: KeyDigest,
     /// Which state of the cache let the caller in.
     pub admission: Admission,
 }
@@ -36,40 +40,53 @@ pub struct ClientContext {
 /// request, before anything of the body is read.
 ///
 /// # Errors
-/// 503 while the cache does not serve, 401 for a missing or unknown key, 403 for an inactive user.
+/// 503 while the cache does not serve, 401 for a missing or unknown key, 403 for an inactive user, 429 for one that asks too
+/// often.
 pub async fn get_client_context(
     State(cache): State<UserCache>,
+    State(rates): State<UserRates>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     // Taken before the look-up: the receipt may name an older state than the one that let the
     // caller in, never a newer one.
     let admission = cache.admission().map_err(|reason| {
-        Problem::unavailable("cache_not_ready", reason.to_string(), CACHE_RETRY_SECS)
+        Problem::of(&CACHE_NOT_READY, reason.to_string()).with_retry_after(CACHE_RETRY_SECS)
     })?;
     let key = presented_key(request.headers()).ok_or_else(|| {
         Problem::unauthorized("no API key: send it in the header API-Key, or as a Bearer token")
     })?;
-    let client = authorize(cache.look_up(key, now_micros()), admission)?;
+    let look_up = |digest: &KeyDigest| cache.look_up(digest, now_micros());
+    let client = authenticate(key, admission, KeyDigest::of, look_up)?;
+    rates.check(client.user_id).map_err(|after_secs| {
+        let detail = "you have made too many requests within a short time";
+        Problem::of(&RATE_LIMITED, detail).with_retry_after(after_secs)
+    })?;
     request.extensions_mut().insert(client);
     Ok(next.run(request).await)
 }
 
-fn authorize(config: Option<ClientConfig>, admission: Admission) -> Result<ClientContext, Problem> {
-    let config = config
+/// The same work whatever becomes of the key: one hash and one look-up, which the types say, so that the time tells nothing
+/// about keys that are known.
+fn authenticate(
+    key: &str,
+    admission: Admission,
+    hash: impl FnOnce(&str) -> KeyDigest,
+    look_up: impl FnOnce(&KeyDigest) -> Option<ClientConfig>,
+) -> Result<ClientContext, Problem> {
+    let key_digest = hash(key);
+    let config = look_up(&key_digest)
         .ok_or_else(|| Problem::unauthorized("the API key is not known or no longer accepted"))?;
     if !config.is_active {
-        return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "user_inactive",
-            "the user of this API key is not active",
-        ));
+        let detail = "the user of this API key is not active";
+        return Err(Problem::of(&USER_INACTIVE, detail));
     }
     Ok(ClientContext {
         user_id: config.user_id,
         username: config.username,
         is_active: config.is_active,
         daily_quota: config.daily_quota,
+        key_digest,
         admission,
     })
 }

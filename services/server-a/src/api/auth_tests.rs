@@ -1,4 +1,4 @@
-use axum::http::HeaderValue;
+use axum::http::{HeaderValue, StatusCode};
 
 use super::*;
 
@@ -34,28 +34,54 @@ fn the_key_is_taken_from_either_header_and_api_key_wins() {
     }
 }
 
-#[test]
-fn the_whole_client_comes_into_the_context_or_the_refusal_says_why() {
-    let admission = Admission {
-        epoch: 1,
-        sequence: 7,
-        cache_age_ms: 3,
-    };
-    let config = |is_active| ClientConfig {
+/// The admission of every look-up here.
+const ADMISSION: Admission = Admission {
+    epoch: 1,
+    sequence: 7,
+    cache_age_ms: 3,
+};
+
+fn config(is_active: bool) -> ClientConfig {
+    ClientConfig {
         user_id: 42,
         username: "ann".into(),
         is_active,
         daily_quota: 100,
-    };
-    let client = authorize(Some(config(true)), admission).expect("an active user");
+    }
+}
+
+#[test]
+fn the_whole_client_comes_into_the_context_or_the_refusal_says_why() {
+    let find =
+        |config: Option<ClientConfig>| authenticate("key", ADMISSION, KeyDigest::of, |_| config);
+    let client = find(Some(config(true))).expect("an active user");
     assert_eq!(
         (client.user_id, &*client.username, client.is_active),
         (42, "ann", true)
     );
-    assert_eq!((client.daily_quota, client.admission), (100, admission));
+    assert_eq!((client.daily_quota, client.admission), (100, ADMISSION));
+    assert_eq!(client.key_digest, KeyDigest::of("key"));
 
-    let inactive = authorize(Some(config(false)), admission).expect_err("inactive");
+    let inactive = find(Some(config(false))).expect_err("inactive");
     assert_eq!(inactive.status(), StatusCode::FORBIDDEN);
-    let unknown = authorize(None, admission).expect_err("unknown");
+    let unknown = find(None).expect_err("unknown");
     assert_eq!(unknown.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[test]
+fn known_unknown_and_inactive_keys_take_one_hash_and_one_look_up_each() {
+    for found in [Some(config(true)), Some(config(false)), None] {
+        let (mut hashes, mut look_ups) = (Vec::new(), Vec::new());
+        let hash = |key: &str| {
+            hashes.push(key.len());
+            KeyDigest::of(key)
+        };
+        let look_up = |digest: &KeyDigest| {
+            look_ups.push(*digest);
+            found.clone()
+        };
+        let _ = authenticate("isk_equally_long", ADMISSION, hash, look_up);
+        assert_eq!(hashes, ["isk_equally_long".len()]);
+        assert_eq!(look_ups, [KeyDigest::of("isk_equally_long")]);
+    }
 }

@@ -10,6 +10,7 @@ use service_runtime::problem::{Problem, ProblemCode};
 use tokio::sync::Semaphore;
 
 use super::SEND_PATH;
+use super::problems::{OVERLOADED, TIMEOUT};
 use crate::metrics::SMS_REJECTED;
 
 /// Requests in hand at most; more are refused at once.
@@ -60,11 +61,15 @@ pub async fn count_refusals(request: Request, next: Next) -> Response {
 /// Bounds the requests in hand, those whose client has gone included, and the time of each.
 pub async fn limit(State(limits): State<Limits>, request: Request, next: Next) -> Response {
     let Ok(_permit) = limits.permits.try_acquire() else {
-        return Problem::unavailable("overloaded", "too many requests in hand; try again", 1)
+        let detail = "too many requests in hand; try again";
+        return Problem::of(&OVERLOADED, detail)
+            .with_retry_after(1)
             .into_response();
     };
     match tokio::time::timeout(limits.timeout, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Problem::unavailable("timeout", "the request took too long", 5).into_response(),
+        Err(_) => Problem::of(&TIMEOUT, "the request took too long")
+            .with_retry_after(5)
+            .into_response(),
     }
 }

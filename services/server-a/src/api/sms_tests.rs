@@ -116,20 +116,93 @@ fn the_longest_sms_fits_into_the_body_limit_even_escaped() {
 }
 
 #[test]
-fn an_unconfirmed_sms_is_named_and_a_refused_one_is_not() {
-    let id = Uuid::now_v7();
-    let unconfirmed = not_queued(PublishError::Unconfirmed, id);
-    assert_eq!(unconfirmed.code(), "not_confirmed");
-    assert!(format!("{unconfirmed:?}").contains(&id.to_string()));
-    for error in [
-        PublishError::NotConnected,
-        PublishError::Refused,
-        PublishError::Unroutable,
+fn the_optional_fields_are_taken_within_their_limits() {
+    let with = |fields: &str| {
+        sms(&format!(
+            r#"{{"to": "+14155550123", "body": "hi", {fields}}}"#
+        ))
+    };
+    let longest = "ä".repeat(64);
+    for (fields, validity, reference, dry_run) in [
+        (
+            r#""validity_seconds": 60"#.to_owned(),
+            Some(60),
+            None,
+            false,
+        ),
+        (
+            r#""validity_seconds": 259200"#.to_owned(),
+            Some(259_200),
+            None,
+            false,
+        ),
+        (
+            r#""validity_seconds": null, "dry_run": null"#.to_owned(),
+            None,
+            None,
+            false,
+        ),
+        (
+            r#""client_reference": "order 47/11 ✓", "dry_run": true"#.to_owned(),
+            None,
+            Some("order 47/11 ✓"),
+            true,
+        ),
+        (
+            format!(r#""client_reference": "{longest}", "dry_run": false"#),
+            None,
+            Some(longest.as_str()),
+            false,
+        ),
     ] {
-        let refused = not_queued(error, id);
-        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(refused.code(), "queue_unavailable");
-        assert!(!format!("{refused:?}").contains(&id.to_string()));
+        let sms = with(&fields).expect("valid");
+        assert_eq!(
+            (
+                sms.validity_seconds,
+                sms.client_reference.as_deref(),
+                sms.dry_run
+            ),
+            (validity, reference, dry_run),
+            "{fields}"
+        );
+    }
+    for (fields, field) in [
+        (r#""validity_seconds": 59"#, "validity_seconds"),
+        (r#""validity_seconds": 259201"#, "validity_seconds"),
+        (r#""validity_seconds": -60"#, "validity_seconds"),
+        (r#""validity_seconds": 60.5"#, "validity_seconds"),
+        (r#""validity_seconds": "60""#, "validity_seconds"),
+        (r#""client_reference": """#, "client_reference"),
+        (r#""client_reference": "a\nb""#, "client_reference"),
+        (r#""client_reference": 4711"#, "client_reference"),
+        (
+            &format!(r#""client_reference": "{longest}a""#),
+            "client_reference",
+        ),
+        (r#""dry_run": "yes""#, "dry_run"),
+    ] {
+        let (status, text) = with(fields).err().expect(fields);
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{fields}");
+        assert!(
+            text.contains(&format!("field: Some(\"{field}\")")),
+            "{fields}: {text}"
+        );
+    }
+}
+
+#[test]
+fn the_hash_is_of_what_is_asked_for_and_not_of_how_it_is_written() {
+    let hash = |json: &str| sms(json).expect("valid").request_hash();
+    let one = hash(r#"{"to": "+1 415 555 0123", "body": "hi", "from": null}"#);
+    assert_eq!(one, hash(r#"{ "body": "\u0068i", "to": "+14155550123" }"#));
+    for other in [
+        r#"{"to": "+14155550124", "body": "hi"}"#,
+        r#"{"to": "+14155550123", "body": "hi "}"#,
+        r#"{"to": "+14155550123", "body": "hi", "from": "ACME"}"#,
+        r#"{"to": "+14155550123", "body": "hi", "validity_seconds": 60}"#,
+        r#"{"to": "+14155550123", "body": "hi", "client_reference": "a"}"#,
+    ] {
+        assert_ne!(one, hash(other), "{other}");
     }
 }
 

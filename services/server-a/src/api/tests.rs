@@ -86,11 +86,19 @@ fn empty() -> UserCache {
     })
 }
 
-fn api(cache: UserCache) -> Router {
-    router(ApiState {
+fn state(cache: UserCache) -> ApiState {
+    ApiState {
         cache,
         publisher: disconnected(),
-    })
+        rates: UserRates::default(),
+        usage: Usage::default(),
+        remembered: Remembered::default(),
+        server_b: ServerB::default(),
+    }
+}
+
+fn api(cache: UserCache) -> Router {
+    router(state(cache)).expect("the description is JSON")
 }
 
 fn post_sms(key: Option<&str>, content_type: &str, body: impl Into<Body>) -> Request<Body> {
@@ -117,6 +125,14 @@ async fn problem(response: Response<Body>, status: u16, code: &str) -> (HeaderMa
     );
     assert_eq!(json["status"], status);
     assert_eq!(json["code"], code, "{json}");
+    assert_eq!(json["type"], format!("/errors/{code}"));
+    let listed = problems::catalogue();
+    let listed = listed.iter().find(|it| it.code == code).expect("listed");
+    assert_eq!(
+        (listed.status.as_u16(), &json["title"]),
+        (status, &json!(listed.title))
+    );
+    assert_eq!(json["retry"], listed.retry);
     for member in ["title", "detail"] {
         assert!(json[member].as_str().is_some_and(|text| !text.is_empty()));
     }
@@ -217,6 +233,200 @@ async fn a_broker_that_is_away_is_unavailable_and_counted() {
     assert!(json.get("message_id").is_none());
     assert_eq!(counter.get(), before + 1);
     assert_eq!(crate::metrics::SMS_ACCEPTED.get(), accepted);
+}
+
+fn send_sms(body: &Value, idempotency_key: Option<&str>) -> Request<Body> {
+    let mut request = post_sms(Some(ACTIVE), "application/json", body.to_string());
+    if let Some(key) = idempotency_key {
+        let key = key.try_into().expect("a header's value");
+        request.headers_mut().insert("Idempotency-Key", key);
+    }
+    request
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_the_sms_would_be_and_counts_nothing() {
+    let state = state(filled());
+    let api = router(state.clone()).expect("the description is JSON");
+    let body = json!({"to": "+14155550123", "body": "я".repeat(71), "dry_run": true});
+    for _ in 0..2 {
+        let response = ask(api.clone(), send_sms(&body, Some("key"))).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let headers = response.headers().clone();
+        assert_eq!(
+            headers["ratelimit-policy"],
+            r#""daily";q=100;w=86400;qu="segments""#
+        );
+        let limit = headers["ratelimit"].to_str().expect("text");
+        assert!(limit.starts_with(r#""daily";r=100;t="#), "{limit}");
+        let body = to_bytes(response.into_body(), 1024).await.expect("a body");
+        let json: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(
+            json,
+            json!({"segments": 2, "encoding": "ucs2", "quota_left": 100})
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_goes_beyond_the_quota_is_refused_until_midnight() {
+    let state = state(filled());
+    let now = time::OffsetDateTime::now_utc();
+    let (charge, _) = state
+        .usage
+        .charge(1, 100, 99, now)
+        .expect("within the quota");
+    charge.keep();
+    let api = router(state.clone()).expect("the description is JSON");
+    let two = json!({"to": "+14155550123", "body": "a".repeat(161)});
+    let (headers, _) = problem(
+        ask(api.clone(), send_sms(&two, None)).await,
+        429,
+        "quota_exceeded",
+    )
+    .await;
+    let seconds: u32 = headers[header::RETRY_AFTER]
+        .to_str()
+        .expect("text")
+        .parse()
+        .expect("a number");
+    assert!((1..=86_400).contains(&seconds));
+    assert_eq!(headers["ratelimit"], format!(r#""daily";r=1;t={seconds}"#));
+    // One segment is left; the broker is away, and what was not queued does not count.
+    let one = json!({"to": "+14155550123", "body": "a"});
+    for _ in 0..3 {
+        problem(
+            ask(api.clone(), send_sms(&one, None)).await,
+            503,
+            "queue_unavailable",
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn another_content_under_a_key_is_a_conflict_and_the_same_is_not() {
+    let state = state(filled());
+    let body = json!({"to": "+14155550123", "body": "hi"});
+    let hash = idempotency::RequestHash::of(&[("to", Some("+14155550123")), ("body", Some("hi"))]);
+    let id = wire_contract::idempotent_message_id(1, "key");
+    assert!(state.remembered.note(id, hash).expect("new"));
+    let api = router(state).expect("the description is JSON");
+    let other = json!({"to": "+14155550123", "body": "ho"});
+    let response = ask(api.clone(), send_sms(&other, Some("key"))).await;
+    let (_, json) = problem(response, 409, "idempotency_conflict").await;
+    assert_eq!(json["message_id"], id.to_string());
+    let response = ask(api, send_sms(&body, Some(r#""key""#))).await;
+    problem(response, 503, "queue_unavailable").await;
+}
+
+#[tokio::test]
+async fn a_repeat_needs_no_quota_and_what_was_not_queued_is_not_remembered() {
+    let state = state(filled());
+    let api = router(state.clone()).expect("the description is JSON");
+    let sms = json!({"to": "+14155550123", "body": "hi"});
+    problem(
+        ask(api.clone(), send_sms(&sms, Some("key"))).await,
+        503,
+        "queue_unavailable",
+    )
+    .await;
+    let other = json!({"to": "+14155550123", "body": "ho"});
+    problem(
+        ask(api.clone(), send_sms(&other, Some("key"))).await,
+        503,
+        "queue_unavailable",
+    )
+    .await;
+
+    let hash = idempotency::RequestHash::of(&[("to", Some("+14155550123")), ("body", Some("hi"))]);
+    let id = wire_contract::idempotent_message_id(1, "known");
+    assert!(state.remembered.note(id, hash).expect("new"));
+    let now = time::OffsetDateTime::now_utc();
+    let (charge, _) = state
+        .usage
+        .charge(1, 100, 100, now)
+        .expect("within the quota");
+    charge.keep();
+    // It is charged already: only the broker that is away stands in its way.
+    problem(
+        ask(api.clone(), send_sms(&sms, Some("known"))).await,
+        503,
+        "queue_unavailable",
+    )
+    .await;
+    problem(
+        ask(api, send_sms(&sms, Some("new"))).await,
+        429,
+        "quota_exceeded",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_invalid_idempotency_key_is_named() {
+    for key in ["", "two words", "\"open", &"k".repeat(256)] {
+        let sms = json!({"to": "+14155550123", "body": "hi"});
+        let (_, json) = problem(
+            ask(api(filled()), send_sms(&sms, Some(key))).await,
+            422,
+            "invalid_field",
+        )
+        .await;
+        assert_eq!(json["field"], "Idempotency-Key");
+    }
+}
+
+#[tokio::test]
+async fn a_user_that_asks_too_often_is_told_to_wait_whatever_it_asks_for() {
+    let args = <RatesOnly as clap::Parser>::parse_from(["test", "--user-requests-burst", "2"]);
+    let state = ApiState {
+        rates: UserRates::new(&args.rates),
+        ..state(filled())
+    };
+    let api = router(state).expect("the description is JSON");
+    let list = || {
+        let request = Request::get("/api/v1/sms").header("API-Key", ACTIVE);
+        request.body(Body::empty()).expect("a request")
+    };
+    for _ in 0..2 {
+        problem(ask(api.clone(), list()).await, 503, "status_unavailable").await;
+    }
+    let request = post_sms(Some(ACTIVE), "application/json", "{");
+    let (headers, _) = problem(ask(api.clone(), request).await, 429, "rate_limited").await;
+    assert_eq!(headers[header::RETRY_AFTER], "1");
+    // Of another user: not its fault.
+    let other = post_sms(Some(INACTIVE), "application/json", "{");
+    problem(ask(api, other).await, 403, "user_inactive").await;
+}
+
+#[derive(clap::Parser)]
+struct RatesOnly {
+    #[command(flatten)]
+    rates: crate::rates::RateArgs,
+}
+
+#[tokio::test]
+async fn without_a_server_b_only_the_status_of_sms_is_unavailable() {
+    for path in [
+        "/api/v1/sms",
+        "/api/v1/sms/0199d2a8-0000-7000-8000-000000000000",
+    ] {
+        let request = Request::get(path).header("API-Key", ACTIVE);
+        let request = request.body(Body::empty()).expect("a request");
+        let (headers, _) =
+            problem(ask(api(filled()), request).await, 503, "status_unavailable").await;
+        assert!(headers.contains_key(header::RETRY_AFTER));
+        problem(
+            ask(api(filled()), get_path(path)).await,
+            401,
+            "unauthorized",
+        )
+        .await;
+    }
+    let request = Request::get("/api/v1/sms/not-an-id").header("API-Key", ACTIVE);
+    let request = request.body(Body::empty()).expect("a request");
+    problem(ask(api(filled()), request).await, 404, "sms_not_found").await;
 }
 
 #[tokio::test]

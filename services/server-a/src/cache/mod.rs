@@ -104,8 +104,8 @@ impl UserCache {
 
     /// The user that presents this key, unless it is unknown or has expired.
     #[must_use]
-    pub fn look_up(&self, presented_key: &str, now_micros: i64) -> Option<ClientConfig> {
-        let digest = KeyDigest::of(presented_key).short();
+    pub fn look_up(&self, presented_key: &KeyDigest, now_micros: i64) -> Option<ClientConfig> {
+        let digest = presented_key.short();
         self.shared.state.read().look_up(&digest, now_micros)
     }
 

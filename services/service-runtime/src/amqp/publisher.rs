@@ -120,8 +120,8 @@ impl Message {
 /// Why a message was not confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// Nothing was sent.
-    #[error("not connected to RabbitMQ")]
+    /// Nothing was sent: there is no connection, or the broker blocks it (an alarm of its memory or disk).
+    #[error("RabbitMQ is away, or takes no messages")]
     NotConnected,
     /// No queue took it.
     #[error("no queue takes the message")]
@@ -266,7 +266,8 @@ impl Publisher {
         Ok(Confirm { answer, deadline })
     }
 
-    /// Whether messages are taken now: the connection stands, and what is published to has been declared on it.
+    /// Whether messages are taken now: the connection stands, what is published to has been declared on it, and the broker
+    /// does not block it.
     #[must_use]
     pub fn is_open(&self) -> bool {
         *self.open.borrow()
@@ -306,7 +307,14 @@ where
             };
             let channel = super::connector::set_up(prepare).await?;
             open.send_replace(true);
-            let ended = session(&connection, &channel, &mut *jobs.lock().await, shutdown).await;
+            let ended = session(
+                &connection,
+                &channel,
+                &mut *jobs.lock().await,
+                open,
+                shutdown,
+            )
+            .await;
             open.send_replace(false);
             if ended.is_ok() {
                 close(&connection).await;
@@ -361,6 +369,7 @@ async fn session(
     connection: &Connection,
     channel: &Channel,
     jobs: &mut mpsc::Receiver<Job>,
+    open: &watch::Sender<bool>,
     shutdown: &CancellationToken,
 ) -> Result<(), SessionError> {
     let mut events = std::pin::pin!(connection.events_listener());
@@ -379,14 +388,26 @@ async fn session(
         tokio::select! {
             () = shutdown.cancelled(), if !stopping => stopping = true,
             () = &mut last_confirms => return Ok(()),
-            event = events.next() => if let Some(Event::Error(error)) = event {
+            event = events.next() => match event {
                 // Dropping what is in flight answers its callers with `Unconfirmed`.
-                return Err(error.into());
+                Some(Event::Error(error)) => return Err(error.into()),
+                // What was sent before waits in the broker's socket; its callers give up when their time is over.
+                Some(Event::ConnectionBlocked(reason)) => {
+                    tracing::warn!(reason, "RabbitMQ takes no messages");
+                    open.send_replace(false);
+                }
+                Some(Event::ConnectionUnblocked) => {
+                    tracing::info!("RabbitMQ takes messages again");
+                    open.send_replace(true);
+                }
+                _ => {}
             },
-            // A broker that blocks publishers (an alarm) must not make the backlog grow here: callers wait, then give up.
+            // Neither may the backlog grow while the broker is slow: callers wait, then give up.
             job = jobs.recv(), if !stopping && in_flight.len() < MAX_IN_FLIGHT => match job {
                 // Its caller has given up, and said so: sending it now would be a surprise.
                 Some(job) if job.reply.is_closed() => {}
+                // Blocked: sent now it would arrive when the alarm is over, long after its caller was told of a failure.
+                Some(job) if !*open.borrow() => job.reply.send(Err(PublishError::NotConnected)),
                 Some(job) => {
                     let mut publish = Box::pin(publish_one(channel.clone(), job));
                     // The first poll puts the frames on the channel: here, so that order is kept.

@@ -277,7 +277,7 @@ const POD_OF_JOB: &str = "pod/demo-identity-sync-resync-";
 const OF_EVERY_NAMESPACE: [&str; 2] = ["configmap/kube-root-ca.crt", "serviceaccount/default"];
 
 /// The README of the chart tells the same.
-const STAYS: [&str; 8] = [
+const STAYS: [&str; 9] = [
     "job.batch/demo-identity-sync-resync",
     "persistentvolumeclaim/data-demo-identity-sync-postgresql-0",
     "persistentvolumeclaim/data-demo-identity-sync-rabbitmq-0",
@@ -286,4 +286,5 @@ const STAYS: [&str; 8] = [
     "secret/demo-identity-sync-postgresql",
     "secret/demo-identity-sync-rabbitmq",
     "secret/demo-identity-sync-server-b",
+    "secret/demo-identity-sync-service-token",
 ];

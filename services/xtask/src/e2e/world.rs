@@ -237,7 +237,8 @@ impl World {
 
     /// Creates the user of the scenarios; every live replica knows it then.
     pub fn create_user(&self) -> Result<()> {
-        let body = json!({"username": "e2e", "daily_quota": 1_000_000});
+        // The load sends for as long as it takes.
+        let body = json!({"username": "e2e", "daily_quota": i32::MAX});
         let answer = self.admin("POST", "/users?wait=all", Some(&body))?;
         ensure!(answer.status == 201, "{}", answer.text);
         let waiting = answer.header("replicas-waiting");
