@@ -91,40 +91,20 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         public_server.serve(router, shutdown.clone()),
     );
 
-    let relay = Relay {
-        pool: pool.clone(),
-        publisher: events.clone(),
-        keys: keys.clone(),
-        status: relay_status,
-    };
-    let full_syncs = FullSyncs {
-        pool: pool.clone(),
-        publisher: events,
-        keys,
-    };
-    let suspicion = Arc::new(Notify::new());
-    let snapshots = Snapshots {
-        suspicion: Arc::clone(&suspicion),
-        connector: connector.clone(),
-        publisher: replies,
-        pool: pool.clone(),
-        state: Arc::clone(&consumers.snapshots),
-    };
     let gate = AfterMigration { migrated, shutdown };
-    lifecycle.intake("relay", gate.run(relay.run(gate.shutdown.clone())));
-    lifecycle.intake(
-        "full syncs",
-        gate.run(full_syncs.run(gate.shutdown.clone())),
-    );
-    look_after_tables(&mut lifecycle, &gate, &args, &pool, suspicion);
-    lifecycle.intake("snapshots", gate.run(snapshots.run(gate.shutdown.clone())));
-    let reports = replicas::run(
-        connector.clone(),
-        pool.clone(),
-        Arc::clone(&consumers.reports),
-        gate.shutdown.clone(),
-    );
-    lifecycle.intake("replica reports", gate.run(reports));
+    let suspicion = Arc::new(Notify::new());
+    look_after_tables(&mut lifecycle, &gate, &args, &pool, Arc::clone(&suspicion));
+    let stream = Stream {
+        connector: connector.clone(),
+        events,
+        replies,
+        pool: pool.clone(),
+        keys,
+        relay_status,
+        consumers: consumers.clone(),
+        suspicion,
+    };
+    stream.run(&mut lifecycle, &gate);
     let path = SmsPath {
         connector,
         dead_letters,
@@ -170,6 +150,52 @@ fn look_after_tables(
     lifecycle.intake("audits", gate.run(audits));
     lifecycle.intake("audit log", gate.run(log));
     lifecycle.intake("retention", gate.run(retention));
+}
+
+/// Users → replicas: changes, full syncs, snapshots, and what replicas report.
+struct Stream {
+    connector: Connector,
+    events: Publisher,
+    replies: Publisher,
+    pool: PgPool,
+    keys: KeyRing,
+    relay_status: Arc<RwLock<RelayStatus>>,
+    consumers: Consumers,
+    suspicion: Arc<Notify>,
+}
+
+impl Stream {
+    fn run(self, lifecycle: &mut Lifecycle, gate: &AfterMigration) {
+        let shutdown = || gate.shutdown.clone();
+        let relay = Relay {
+            pool: self.pool.clone(),
+            publisher: self.events.clone(),
+            keys: self.keys.clone(),
+            status: self.relay_status,
+        };
+        let full_syncs = FullSyncs {
+            pool: self.pool.clone(),
+            publisher: self.events,
+            keys: self.keys,
+        };
+        let snapshots = Snapshots {
+            suspicion: self.suspicion,
+            connector: self.connector.clone(),
+            publisher: self.replies,
+            pool: self.pool.clone(),
+            state: self.consumers.snapshots,
+        };
+        let reports = replicas::run(
+            self.connector,
+            self.pool,
+            self.consumers.reports,
+            shutdown(),
+        );
+        lifecycle.intake("relay", gate.run(relay.run(shutdown())));
+        lifecycle.intake("full syncs", gate.run(full_syncs.run(shutdown())));
+        lifecycle.intake("snapshots", gate.run(snapshots.run(shutdown())));
+        lifecycle.intake("replica reports", gate.run(reports));
+    }
 }
 
 /// Queue → consumer → row → dispatcher → provider, and what is told of usage.

@@ -7,6 +7,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use problem_details::ProblemDetails;
 use serde::Serialize;
+use uuid::Uuid;
 
 pub use catalogue::{
     INTERNAL, INVALID_FIELD, METHOD_NOT_ALLOWED, NOT_FOUND, PAGE, ProblemType, UNAUTHORIZED,
@@ -21,8 +22,8 @@ pub struct Problem {
     /// What the catalogue says of it; `None` where the service lists none.
     kind: Option<&'static ProblemType>,
     detail: String,
-    field: Option<String>,
-    message_id: Option<String>,
+    field: Option<Box<str>>,
+    message_id: Option<Uuid>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -37,9 +38,9 @@ struct Extensions {
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<String>,
+    field: Option<Box<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    message_id: Option<String>,
+    message_id: Option<Uuid>,
 }
 
 impl Problem {
@@ -96,14 +97,14 @@ impl Problem {
     /// Names the field that is at fault.
     #[must_use]
     pub fn with_field(mut self, field: impl Into<String>) -> Self {
-        self.field = Some(field.into());
+        self.field = Some(field.into().into_boxed_str());
         self
     }
 
     /// Names the message that may exist although the request failed.
     #[must_use]
-    pub fn with_message_id(mut self, message_id: uuid::Uuid) -> Self {
-        self.message_id = Some(message_id.to_string());
+    pub fn with_message_id(mut self, message_id: Uuid) -> Self {
+        self.message_id = Some(message_id);
         self
     }
 

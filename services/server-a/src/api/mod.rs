@@ -39,11 +39,11 @@ pub use publish::{publish_sms_message, publisher};
 pub use text::measure;
 
 use crate::cache::UserCache;
-#[cfg(not(feature = "no-auth"))]
-use auth::get_client_context as authenticate;
 use crate::rates::UserRates;
 use crate::server_b::ServerB;
 use crate::usage::Usage;
+#[cfg(not(feature = "no-auth"))]
+use auth::get_client_context as authenticate;
 use middleware::Limits;
 #[cfg(feature = "no-auth")]
 use no_auth::let_in as authenticate;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use wire_contract::Admission;
+use wire_contract::{Admission, KeyDigest};
 
 use super::ClientContext;
 use crate::cache::UserCache;
@@ -22,6 +22,7 @@ pub async fn let_in(State(_): State<UserCache>, mut request: Request, next: Next
             sequence: 1,
             cache_age_ms: 0,
         },
+        key_digest: KeyDigest::of(""),
     });
     next.run(request).await
 }

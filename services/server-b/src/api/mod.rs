@@ -9,9 +9,9 @@ mod etag;
 mod full_syncs;
 pub mod internal;
 mod json;
-pub mod receipts;
 mod openapi;
 mod query;
+pub mod receipts;
 mod replicas;
 mod sms;
 #[cfg(test)]

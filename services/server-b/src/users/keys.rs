@@ -3,7 +3,6 @@
 use serde::Serialize;
 use service_runtime::database::Traced;
 use time::OffsetDateTime;
-use tracing::Instrument;
 use utoipa::ToSchema;
 use wire_contract::UserId;
 
