@@ -35,7 +35,6 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let admin_token = args.admin_token.token()?;
     let service_token = args.sms.service_token()?;
     let providers = args.sms.providers()?;
-    sms::metrics::register_providers(&providers);
     let pool = database::pool("server-b", &args.database)?;
     let database_gate = readiness.gate("database", "not reached yet");
 
@@ -44,7 +43,6 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (events, publishing_events) = relay::publisher(connector.clone(), lifecycle.drained());
     let (replies, publishing_replies) = plain_publisher(&connector, "snapshots", &lifecycle);
     let (dead_letters, publishing_dead) = plain_publisher(&connector, "dead letters", &lifecycle);
-    let (usage, publishing_usage) = usage::publisher(connector.clone(), lifecycle.drained());
 
     let admin_server = Server::bind("admin", args.admin.admin_listen).await?;
     let public_server = Server::bind("public", args.listen.listen).await?;
@@ -63,7 +61,6 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     lifecycle.support("event publisher", publishing_events);
     lifecycle.support("snapshot publisher", publishing_replies);
     lifecycle.support("dead-letter publisher", publishing_dead);
-    lifecycle.support("SMS usage publisher", publishing_usage);
 
     // Whatever needs tables waits for them; probes are served meanwhile.
     let migrated = CancellationToken::new();
@@ -92,6 +89,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     );
 
     let gate = AfterMigration { migrated, shutdown };
+<<<<<<< HEAD
     let suspicion = Arc::new(Notify::new());
     look_after_tables(&mut lifecycle, &gate, &args, &pool, Arc::clone(&suspicion));
     let stream = Stream {
@@ -106,15 +104,47 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     };
     stream.run(&mut lifecycle, &gate);
     let path = SmsPath {
+||||||| 5fc396d
+    lifecycle.intake("relay", gate.run(relay.run(gate.shutdown.clone())));
+    lifecycle.intake(
+        "full syncs",
+        gate.run(full_syncs.run(gate.shutdown.clone())),
+    );
+    look_after_tables(&mut lifecycle, &gate, &args, &pool, suspicion);
+    lifecycle.intake("snapshots", gate.run(snapshots.run(gate.shutdown.clone())));
+    let reports = replicas::run(
+        connector.clone(),
+        pool.clone(),
+        Arc::clone(&consumers.reports),
+        gate.shutdown.clone(),
+    );
+    lifecycle.intake("replica reports", gate.run(reports));
+    let path = SmsPath {
+=======
+    lifecycle.intake("relay", gate.run(relay.run(gate.shutdown.clone())));
+    lifecycle.intake(
+        "full syncs",
+        gate.run(full_syncs.run(gate.shutdown.clone())),
+    );
+    look_after_tables(&mut lifecycle, &gate, &args, &pool, suspicion);
+    lifecycle.intake("snapshots", gate.run(snapshots.run(gate.shutdown.clone())));
+    let reports = replicas::run(
+        connector.clone(),
+        pool.clone(),
+        Arc::clone(&consumers.reports),
+        gate.shutdown.clone(),
+    );
+    lifecycle.intake("replica reports", gate.run(reports));
+    SmsPath {
+>>>>>>> cce6cb14982d11800d8baf9940df3c1220561ec5
         connector,
         dead_letters,
-        usage,
         pool,
         providers,
         validity: args.sms.validity(),
         state: consumers.sms,
-    };
-    path.run(&mut lifecycle, &gate);
+    }
+    .run(&mut lifecycle, &gate);
     lifecycle.run().await
 }
 
@@ -202,7 +232,6 @@ impl Stream {
 struct SmsPath {
     connector: Connector,
     dead_letters: Publisher,
-    usage: Publisher,
     pool: PgPool,
     providers: Arc<Providers>,
     validity: Duration,
@@ -212,10 +241,13 @@ struct SmsPath {
 impl SmsPath {
     fn run(self, lifecycle: &mut Lifecycle, gate: &AfterMigration) {
         let (wake, shutdown) = (Arc::new(Notify::new()), gate.shutdown.clone());
+        sms::metrics::register_providers(&self.providers);
+        let (publisher, publishing) = usage::publisher(self.connector.clone(), lifecycle.drained());
+        lifecycle.support("SMS usage publisher", publishing);
         let usage = Usage::default();
         let telling = usage
             .clone()
-            .run(self.pool.clone(), self.usage, shutdown.clone());
+            .run(self.pool.clone(), publisher, shutdown.clone());
         let intake = sms::consumer::Intake {
             publisher: self.dead_letters,
             pool: self.pool.clone(),
