@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::SCHEMATHESIS_VAR;
 use crate::servers::random_hex;
 
-/// Requests that are drawn for an operation, after the fixed cases: a minute for a service of twenty operations.
-const EXAMPLES: u32 = 15;
+/// Seconds of a run: first the fixed cases, then drawn ones, then sequences of requests.
+const SECONDS: u32 = 60;
 
 /// A run over one document.
 #[derive(Debug)]
@@ -64,7 +64,9 @@ impl Schemathesis {
             .arg("--config-file")
             .arg(&config)
             .args(["run", &self.url, "--no-color"])
-            .args(["--max-examples", &EXAMPLES.to_string()])
+            .args(["--max-time", &SECONDS.to_string()])
+            // A machine that is busy is no finding.
+            .args(["--suppress-health-check", "all"])
             .args(["--request-timeout", "30", "--workers", "2", "--no-shrink"])
             .current_dir(&dir)
             .stdin(Stdio::null());

@@ -1,4 +1,4 @@
-//! Schemathesis, which plays what an OpenAPI document promises against the service: installed once from PyPI into a
+//! Schemathesis, which plays what an OpenAPI document promises against the service: installed once from `PyPI` into a
 //! virtual environment in the user's cache.
 
 use std::fs;

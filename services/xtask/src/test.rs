@@ -1,5 +1,6 @@
 //! `cargo xtask test`.
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
@@ -69,16 +70,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         None => test_arguments(&args.arguments),
     };
     let all = args.arguments.is_empty() && args.tier.is_none();
-    let collector = if all || args.arguments.iter().any(|it| it == "collector") {
-        collector::binary(state.dir(), &interrupt)?
-    } else {
-        None
-    };
-    let schemathesis = if all || args.arguments.iter().any(|it| it == "schemathesis") {
-        schemathesis::binary(&interrupt)?
-    } else {
-        None
-    };
+    let programs = Programs::find(args, all, &state, &interrupt)?;
     let prepared = |arguments: &[&str]| -> Result<Command> {
         let mut command = cargo::command(state.dir(), arguments)?;
         command.env(BIN_DIR_VAR, workspace::bin_dir()?);
@@ -86,9 +78,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         command.env(RABBITMQ_VAR, rabbitmq.amqp_url("").trim_end_matches('/'));
         command.env(MANAGEMENT_VAR, rabbitmq.management_url());
         command.env(DATABASE_VAR, postgres.url("postgres"));
-        command.envs(collector.iter().map(|program| (COLLECTOR_VAR, program)));
-        let program = schemathesis.iter();
-        command.envs(program.map(|program| (SCHEMATHESIS_VAR, program)));
+        programs.name_in(&mut command);
         Ok(command)
     };
     let mut command = prepared(&chosen)?;
@@ -102,33 +92,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut sum = Summary::default();
     let status = cargo::run_looking(command, &interrupt, |line| sum.add(line))?;
-    // What is ignored without a program that could not be had.
-    let mut with_programs = true;
-    for (program, arguments, without) in [
-        (
-            &collector,
-            &COLLECTOR,
-            "Without Go there is no OpenTelemetry Collector",
-        ),
-        (
-            &schemathesis,
-            &SCHEMATHESIS,
-            "Without Python and PyPI there is no Schemathesis",
-        ),
-    ] {
-        if !all {
-            continue;
-        }
-        if program.is_none() {
-            println!("{without}: the tests that need it are ignored.");
-            continue;
-        }
-        let mut more = Summary::default();
-        let command = prepared(arguments)?;
-        let status = cargo::run_looking(command, &interrupt, |line| more.add(line))?;
-        sum.ran_after_all(&more);
-        with_programs &= status.success();
-    }
+    let with_programs = !all || programs.run_tests(prepared, &interrupt, &mut sum)?;
     drop((rabbitmq, postgres));
     let rules = if all {
         let command = cargo::command(state.dir(), &MERGE_RULES)?;
@@ -156,6 +120,73 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Programs that some tests need, where they can be had: those tests are ignored otherwise.
+struct Programs {
+    collector: Option<PathBuf>,
+    schemathesis: Option<PathBuf>,
+}
+
+impl Programs {
+    fn find(args: &Args, all: bool, state: &State, interrupt: &Interrupt) -> Result<Self> {
+        let wanted = |name: &str| all || args.arguments.iter().any(|it| it == name);
+        Ok(Self {
+            collector: if wanted("collector") {
+                collector::binary(state.dir(), interrupt)?
+            } else {
+                None
+            },
+            schemathesis: if wanted("schemathesis") {
+                schemathesis::binary(interrupt)?
+            } else {
+                None
+            },
+        })
+    }
+
+    fn name_in(&self, command: &mut Command) {
+        let programs = [
+            (COLLECTOR_VAR, &self.collector),
+            (SCHEMATHESIS_VAR, &self.schemathesis),
+        ];
+        for (variable, program) in programs {
+            command.envs(program.iter().map(|program| (variable, program)));
+        }
+    }
+
+    /// Runs what was ignored until now; gives whether all of it succeeded.
+    fn run_tests(
+        &self,
+        prepared: impl Fn(&[&str]) -> Result<Command>,
+        interrupt: &Interrupt,
+        sum: &mut Summary,
+    ) -> Result<bool> {
+        let mut succeeded = true;
+        for (program, arguments, without) in [
+            (
+                &self.collector,
+                &COLLECTOR,
+                "Without Go there is no OpenTelemetry Collector",
+            ),
+            (
+                &self.schemathesis,
+                &SCHEMATHESIS,
+                "Without Python and PyPI there is no Schemathesis",
+            ),
+        ] {
+            if program.is_none() {
+                println!("{without}: the tests that need it are ignored.");
+                continue;
+            }
+            let mut more = Summary::default();
+            let command = prepared(arguments)?;
+            let status = cargo::run_looking(command, interrupt, |line| more.add(line))?;
+            sum.ran_after_all(&more);
+            succeeded &= status.success();
+        }
+        Ok(succeeded)
+    }
 }
 
 /// The fault tests and the property tests of the merge, their figures shown.
