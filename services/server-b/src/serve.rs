@@ -89,7 +89,6 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     );
 
     let gate = AfterMigration { migrated, shutdown };
-<<<<<<< HEAD
     let suspicion = Arc::new(Notify::new());
     look_after_tables(&mut lifecycle, &gate, &args, &pool, Arc::clone(&suspicion));
     let stream = Stream {
@@ -103,40 +102,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         suspicion,
     };
     stream.run(&mut lifecycle, &gate);
-    let path = SmsPath {
-||||||| 5fc396d
-    lifecycle.intake("relay", gate.run(relay.run(gate.shutdown.clone())));
-    lifecycle.intake(
-        "full syncs",
-        gate.run(full_syncs.run(gate.shutdown.clone())),
-    );
-    look_after_tables(&mut lifecycle, &gate, &args, &pool, suspicion);
-    lifecycle.intake("snapshots", gate.run(snapshots.run(gate.shutdown.clone())));
-    let reports = replicas::run(
-        connector.clone(),
-        pool.clone(),
-        Arc::clone(&consumers.reports),
-        gate.shutdown.clone(),
-    );
-    lifecycle.intake("replica reports", gate.run(reports));
-    let path = SmsPath {
-=======
-    lifecycle.intake("relay", gate.run(relay.run(gate.shutdown.clone())));
-    lifecycle.intake(
-        "full syncs",
-        gate.run(full_syncs.run(gate.shutdown.clone())),
-    );
-    look_after_tables(&mut lifecycle, &gate, &args, &pool, suspicion);
-    lifecycle.intake("snapshots", gate.run(snapshots.run(gate.shutdown.clone())));
-    let reports = replicas::run(
-        connector.clone(),
-        pool.clone(),
-        Arc::clone(&consumers.reports),
-        gate.shutdown.clone(),
-    );
-    lifecycle.intake("replica reports", gate.run(reports));
     SmsPath {
->>>>>>> cce6cb14982d11800d8baf9940df3c1220561ec5
         connector,
         dead_letters,
         pool,

@@ -2,6 +2,7 @@ use axum::http::StatusCode;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use std::fmt::Write as _;
 
 use super::{Api, TOKEN};
 
@@ -84,11 +85,11 @@ fn query(rng: &mut StdRng) -> String {
     for _ in 0..rng.random_range(0..3) {
         let name = PARAMETERS.choose(rng).expect("some");
         let value = VALUES.choose(rng).expect("some").trim_matches('"');
-        let escaped: String = value.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        query += &format!(
-            "{}{name}={escaped}",
-            if query.is_empty() { "?" } else { "&" }
-        );
+        let separator = if query.is_empty() { '?' } else { '&' };
+        write!(query, "{separator}{name}=").expect("a String takes all");
+        for byte in value.bytes() {
+            write!(query, "%{byte:02X}").expect("a String takes all");
+        }
     }
     query
 }
