@@ -22,7 +22,7 @@ pub struct Problem {
     kind: Option<&'static ProblemType>,
     detail: String,
     field: Option<String>,
-    message_id: Option<String>,
+    message_id: Option<uuid::Uuid>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -39,7 +39,7 @@ struct Extensions {
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    message_id: Option<String>,
+    message_id: Option<uuid::Uuid>,
 }
 
 impl Problem {
@@ -103,7 +103,7 @@ impl Problem {
     /// Names the message that may exist although the request failed.
     #[must_use]
     pub fn with_message_id(mut self, message_id: uuid::Uuid) -> Self {
-        self.message_id = Some(message_id.to_string());
+        self.message_id = Some(message_id);
         self
     }
 

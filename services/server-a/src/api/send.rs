@@ -18,7 +18,7 @@ use uuid::Uuid;
 use wire_contract::{Encoding, SmsEnvelope};
 
 use super::auth::ClientContext;
-use super::idempotency::{IdempotencyKey, Remembered};
+use super::idempotency::{IdempotencyKey, Remembered, RequestHash};
 use super::problems::{self, NOT_CONFIRMED, QUEUE_UNAVAILABLE, QUOTA_EXCEEDED};
 use super::publish::publish_sms_message;
 use super::sms::{RawSms, Sms};
@@ -121,7 +121,7 @@ pub async fn send(
     }
     let hash = key.is_given().then(|| sms.request_hash());
     let message_id = key.message_id(client.user_id);
-    let envelope = sms.into_envelope(&client, message_id, now, hash.map(|hash| hash.to_hex()));
+    let envelope = sms.into_envelope(&client, message_id, now, hash.map(RequestHash::to_hex));
     // Server B charges one SMS once, however often it comes: so does the early count here.
     let is_new = hash.map_or(Ok(true), |hash| remembered.note(message_id, hash))?;
     let forget = || {

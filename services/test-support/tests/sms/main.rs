@@ -1,0 +1,8 @@
+//! The SMS service, on real servers and with real processes.
+//! Run by `cargo xtask test`.
+
+mod a_broker;
+mod a_idempotency;
+mod a_quota;
+mod a_slow_clients;
+mod a_status;
