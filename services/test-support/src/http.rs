@@ -60,12 +60,23 @@ impl Http {
         header: Option<(&str, &str)>,
         body: Option<&Value>,
     ) -> Result<Answer> {
+        self.call_with(method, url, header.as_slice(), body)
+    }
+
+    /// Sends `body` as JSON with more headers.
+    pub fn call_with(
+        &self,
+        method: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Answer> {
         let mut request = ureq::http::Request::builder().method(method).uri(url);
         if body.is_some() {
             request = request.header("content-type", "application/json");
         }
-        if let Some((name, value)) = header {
-            request = request.header(name, value);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         let request = request.body(body.map(Value::to_string).unwrap_or_default())?;
         let what = || format!("{method} {url}");

@@ -146,6 +146,30 @@ impl RabbitMq {
         Ok(())
     }
 
+    /// Raises the alarm of the broker's memory, or ends it: while it lasts, publishers are blocked.
+    pub fn memory_alarm(&self, raised: bool) -> Result<()> {
+        let limit: &[&str] = if raised {
+            &["absolute", "1MB"]
+        } else {
+            &["0.6"]
+        };
+        let mut command = Command::new(self.program.with_file_name("rabbitmqctl"));
+        self.set_environment(&mut command);
+        command
+            .env_remove("RABBITMQ_ALLOW_INPUT")
+            .arg("set_vm_memory_high_watermark")
+            .args(limit)
+            .stdin(Stdio::null());
+        let output = command.output().context("running rabbitmqctl")?;
+        ensure!(
+            output.status.success(),
+            "rabbitmqctl: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
     /// How the broker ended, or `None` while it runs or was stopped on purpose.
     pub fn unexpected_end(&self) -> Result<Option<std::process::ExitStatus>> {
         self.broker.as_ref().map_or(Ok(None), Process::exit_status)

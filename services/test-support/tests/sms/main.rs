@@ -1,5 +1,10 @@
 //! The SMS service, on real servers and with real processes. Run by `cargo xtask test`.
 
+mod a_broker;
+mod a_idempotency;
+mod a_quota;
+mod a_slow_clients;
+mod a_status;
 mod b_dispatch;
 mod b_gateway;
 mod b_kill;
