@@ -107,11 +107,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let interval = Duration::from_secs(args.audit_interval_seconds);
     let audits = audit::run(pool.clone(), interval, suspicion, gate.shutdown.clone());
     lifecycle.intake("audits", gate.run(audits));
-    let log = audit_log::run(
-        pool.clone(),
-        args.audit_log_retention_days,
-        gate.shutdown.clone(),
-    );
+    let days = args.audit_log_retention_days;
+    let log = audit_log::run(pool.clone(), days, gate.shutdown.clone());
     lifecycle.intake("audit log", gate.run(log));
     lifecycle.intake("snapshots", gate.run(snapshots.run(gate.shutdown.clone())));
     let reports = replicas::run(

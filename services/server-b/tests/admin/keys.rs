@@ -112,7 +112,7 @@ async fn resealing_publishes_nothing_and_leaves_the_digest_equal() {
     let (mut told, mut runs) = (Vec::new(), Vec::new());
     // Two side by side, and one after them.
     let one = reseal::reseal(&api.pool, &both, &actor, |done, total| {
-        told.push((done, total))
+        told.push((done, total));
     });
     let two = reseal::reseal(&api.pool, &both, &actor, |_, _| {});
     let (one, two) = tokio::join!(one, two);
