@@ -113,7 +113,7 @@ async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
 
 /// What a reseal came to.
 #[derive(Serialize)]
-struct Outcome {
+struct Report {
     resealed: u64,
     unopened: u64,
     sealed_with: Vec<SealedWith>,
@@ -129,7 +129,7 @@ async fn reseal(args: ResealArgs) -> anyhow::Result<()> {
         let told = |done, total| progress.set(done, Some(total));
         reseal::reseal(&pool, &ring, &Actor::command_line(), told).await?
     };
-    let result = Outcome {
+    let result = Report {
         resealed: done.resealed,
         unopened: done.unopened,
         sealed_with: reseal::sealed_with(&pool).await?,
@@ -172,7 +172,7 @@ pub fn key_table(keys: &[UserKey]) -> Table {
     table
 }
 
-fn ring_table(result: &Outcome) -> Table {
+fn ring_table(result: &Report) -> Table {
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)

@@ -75,6 +75,12 @@ async fn clients_that_go_away_half_way_leave_no_broken_connection_in_the_pool() 
         relay.set_link(Link::Up);
     }
 
+    // Changes that were begun are made to their end, whoever has gone.
+    test_support::eventually(
+        Duration::from_mins(2),
+        "every connection back in the pool",
+        || usize::try_from(pool.size()).is_ok_and(|size| pool.num_idle() == size),
+    );
     // Each connection of the pool at once: none is in a transaction, and all answer what they are asked.
     let mut connections = Vec::new();
     for _ in 0..POOL {

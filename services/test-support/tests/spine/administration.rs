@@ -199,7 +199,7 @@ fn an_import_with_any_bad_line_imports_nothing_and_names_the_lines() {
     };
     let mut csv = "username,daily_quota,api_key\n".to_owned();
     for number in 0..2_500 {
-        writeln!(csv, "user-{number},5,").expect("a String takes all");
+        let _ = writeln!(csv, "user-{number},5,");
     }
     let (ok, output) = import(
         &format!("{csv}user-7,1,\nzoe,-1,\nyve,1,same-key-1\nxia,1,same-key-1\n"),
@@ -253,7 +253,7 @@ fn an_import_with_any_bad_line_imports_nothing_and_names_the_lines() {
     );
     let changed = "SELECT daily_quota || ' ' || prefix FROM users JOIN api_keys USING (user_id)
                    WHERE username IN ('ann', 'user-3') ORDER BY username";
-    assert_eq!(app.sql(changed), "1000 the-\n9 ot");
+    assert_eq!(app.sql(changed), "1000 the\n9 ot");
     let taken = "username,api_key\nuser-4,other-key-3\n";
     let (ok, output) = import(taken, &["--on-conflict", "update"]);
     assert!(
