@@ -18,8 +18,8 @@ const SENDERS: u32 = 8;
 const WARM: u32 = 250;
 /// Of each sender, while memory is measured.
 const MEASURED: u32 = 2000;
-/// A third of what keeping the spans of [`MEASURED`] takes.
-const MEMORY_KB: u64 = 16 * 1024;
+/// Half of what keeping the spans of [`MEASURED`] takes, 16 MB; of a bounded queue next to nothing is seen.
+const MEMORY_KB: u64 = 8 * 1024;
 
 fn app(endpoint: &str, protocol: &str) -> (App, TestUser) {
     let (setup, guards) = Setup::shared();

@@ -117,7 +117,7 @@ fn caches() -> Row {
                  and its proof behind itself.",
             )
             .query(
-                format!("max by (namespace) {NUMBERS} - on (namespace) group_right {NUMBERS}"),
+                format!("max by (namespace) {NUMBERS} - on (namespace) group_right () {NUMBERS}"),
                 "{{pod}} behind the first",
             )
             .query(
