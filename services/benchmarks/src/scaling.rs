@@ -1,7 +1,8 @@
 //! Past one machine: what a large installation needs, computed from what one event costs here.
 //!
 //! The model is linear: a change costs each stage so much CPU time, and the broker so much more for each queue that it is
-//! copied to. Both are measured by `relay`, with one queue and with four. What a network carries follows from the sizes of
+//! copied to. Both are measured by `relay`, with one queue and with four; what a user of a snapshot costs, by `restart`, whose
+//! ten replicas share one read as fifty would. What a network carries follows from the sizes of
 //! the wire contract's own messages. It tells where the first wall is, not how steep the way to it: keep half of each
 //! stage free.
 
@@ -131,9 +132,9 @@ impl Costs {
             postgres_relay: cpu("relay", one, "postgresql")?,
             b_change: cpu("relay", one, "server-b")?,
             a_change: cpu("full-sync", "full sync, 1 bound", "server-a")?,
-            b_row: cpu("ready", "replica", "server-b")?,
-            broker_row: cpu("ready", "replica", "rabbitmq")?,
-            a_row: cpu("ready", "replica", "server-a")?,
+            b_row: cpu("restart", "10 replicas", "server-b")?,
+            broker_row: cpu("restart", "10 replicas", "rabbitmq")?,
+            a_row: cpu("restart", "10 replicas", "server-a")?,
             memory_user: median(results, "memory", "cache", "bytes/user")?,
             relay_rate: median(results, "relay", one, "events/s")?,
             event_bytes: median(results, "relay", one, "bytes/event")? + AROUND,

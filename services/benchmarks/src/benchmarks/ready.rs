@@ -33,7 +33,7 @@ pub fn run(bench: &Bench) -> Result<Report> {
 
         let before = Cpu::now()?;
         let fresh = fresh_replica(&mut world)?;
-        let used = Cpu::now()?.since(&before);
+        let used = fresh.cpu.since(&before);
         report.add(REPLICA, SECONDS, fresh.ready.as_secs_f64());
         report.add(REPLICA, "seconds to the proof", fresh.proven.as_secs_f64());
         let per_user = |bytes: u64| stats::number(bytes) / stats::number(users);
@@ -69,6 +69,8 @@ pub struct Fresh {
     pub proven: Duration,
     /// Once it is proven.
     pub memory: Memory,
+    /// At the same moment.
+    cpu: Cpu,
 }
 
 /// Starts one more replica, and stops it when it has proven its cache.
@@ -84,12 +86,13 @@ pub fn fresh_replica(world: &mut World) -> Result<Fresh> {
             .with_context(|| status.to_string())
     })?;
     let proven = began.elapsed();
-    let memory = memory_of(node.process.id())?;
+    let (memory, cpu) = (memory_of(node.process.id())?, Cpu::now()?);
     world.app.replicas.remove(number).process.kill9()?;
     Ok(Fresh {
         ready,
         proven,
         memory,
+        cpu,
     })
 }
 

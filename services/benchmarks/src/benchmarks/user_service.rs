@@ -1,5 +1,8 @@
 //! `UserCreated` → row, beside a bare consumer with the same insert.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use test_support::servers::psql;
 use test_support::{ServiceCommand, ServiceProcess, TestServers, try_eventually};
@@ -29,8 +32,7 @@ pub fn run(bench: &Bench) -> Result<Report> {
 
         let place = Place::with_events(count)?;
         let before = Cpu::now()?;
-        let rate = place.consumed_by_the_product(count)?;
-        let used = Cpu::now()?.since(&before);
+        let (rate, used) = place.consumed_by_the_product(count, &before)?;
         report.add(PRODUCT, RATE, rate);
         report.add_cpu(PRODUCT, &used, count, PROGRAMS);
     }
@@ -83,7 +85,11 @@ impl Place {
         Ok(())
     }
 
-    fn consumed_by_the_product(&self, count: u64) -> Result<f64> {
+    fn consumed_by_the_product(
+        &self,
+        count: u64,
+        before: &Cpu,
+    ) -> Result<(f64, BTreeMap<String, Duration>)> {
         let process = self.start(&["serve"])?;
         try_eventually(LONG, "the references to be stored", || {
             let stored: u64 = self
@@ -92,11 +98,13 @@ impl Place {
             ensure!(stored == count, "{stored} of {count}");
             Ok(())
         })?;
+        // Before it ends: the kernel forgets what a process has used.
+        let used = Cpu::now()?.since(before);
         process.kill9()?;
         let seconds: f64 = self
             .sql("SELECT extract(epoch FROM max(created_at) - min(created_at)) FROM auth_user_references")?
             .parse()?;
-        Ok(stats::number(count) / seconds.max(1e-6))
+        Ok((stats::number(count) / seconds.max(1e-6), used))
     }
 
     fn sql(&self, sql: &str) -> Result<String> {
