@@ -4,7 +4,6 @@ use axum::http::StatusCode;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use std::fmt::Write as _;
 
 use super::{Api, TOKEN};
 
