@@ -12,8 +12,8 @@ use futures_util::stream;
 use service_runtime::database;
 use service_runtime::trace::TraceContext;
 use sqlx::PgPool;
-use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
@@ -24,8 +24,11 @@ use super::providers::{MAX_TIMEOUT, Providers};
 use super::routing::Route;
 use super::{metrics, receipts, retry};
 
-/// Claims in work at once: while one waits for its commit, another is handed over.
+/// Workers that claim, and outcomes of batches that are stored, at once.
 const WORKERS: usize = 4;
+/// Rows that one worker has in hand at most. Rows and not batches: a provider that hangs holds its own SMS, and leaves room to
+/// claim those of others.
+const IN_HAND: usize = 2 * CLAIM_LIMIT;
 /// Hand-overs of one claim under way at once.
 const CONCURRENT_SENDS: usize = 64;
 /// Longest hand-over, whatever the provider does.
@@ -58,6 +61,7 @@ pub async fn run(
         pool,
         providers,
         wake,
+        storing: Semaphore::new(WORKERS),
         shutdown,
     });
     let mut workers = JoinSet::new();
@@ -70,35 +74,90 @@ pub async fn run(
     Ok(())
 }
 
+/// Batches that a worker has claimed and not brought to their end.
+#[derive(Default)]
+struct InHand {
+    batches: JoinSet<usize>,
+    rows: usize,
+}
+
+impl InHand {
+    /// Waits until there is room for one more claim.
+    async fn make_room(&mut self) {
+        while self.rows + CLAIM_LIMIT > IN_HAND {
+            self.end_one().await;
+        }
+        while let Some(ended) = self.batches.try_join_next() {
+            self.count(ended);
+        }
+    }
+
+    async fn end(mut self) {
+        while !self.batches.is_empty() {
+            self.end_one().await;
+        }
+    }
+
+    async fn end_one(&mut self) {
+        if let Some(ended) = self.batches.join_next().await {
+            self.count(ended);
+        }
+    }
+
+    /// A panic goes on: the process must not look alive.
+    fn count(&mut self, ended: Result<usize, JoinError>) {
+        match ended {
+            Ok(rows) => self.rows -= rows,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
 struct Dispatcher {
     pool: PgPool,
     providers: Arc<Providers>,
     wake: Arc<Notify>,
+    /// Leaves connections of the pool to others.
+    storing: Semaphore,
     shutdown: CancellationToken,
 }
 
 impl Dispatcher {
+    /// Claims while there is room, and hands each batch over in a task of its own.
     async fn work(self: Arc<Self>) {
         let mut pauses = database::retry_pauses();
+        let mut in_hand = InHand::default();
         while !self.shutdown.is_cancelled() {
-            match self.dispatch_batch().await {
-                // There may be more than one worker can take.
-                Ok(CLAIM_LIMIT) => self.wake.notify_one(),
-                Ok(_) => self.wait_for_work().await,
+            in_hand.make_room().await;
+            let begin_until = Instant::now() + BEGIN_WITHIN;
+            let claimed = match claims::claim(&self.pool, LEASE).await {
+                Ok(claimed) => claimed,
                 Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), "cannot claim SMS to dispatch");
+                    let error = error.to_string();
+                    tracing::warn!(error, "cannot claim SMS to dispatch");
                     self.pause(pauses.next()).await;
                     continue;
                 }
-            }
+            };
             pauses = database::retry_pauses();
+            let count = claimed.len();
+            if count > 0 {
+                in_hand.rows += count;
+                let batch = Arc::clone(&self).dispatch(claimed, begin_until);
+                in_hand.batches.spawn(batch);
+            }
+            if count == CLAIM_LIMIT {
+                // There may be more than one worker can take.
+                self.wake.notify_one();
+            } else {
+                self.wait_for_work().await;
+            }
         }
+        in_hand.end().await;
     }
 
-    /// Claims, hands over and stores one batch; returns the number of rows claimed.
-    async fn dispatch_batch(&self) -> sqlx::Result<usize> {
-        let begin_until = Instant::now() + BEGIN_WITHIN;
-        let claimed = claims::claim(&self.pool, LEASE).await?;
+    /// Hands over and stores one batch; returns the number of its rows.
+    async fn dispatch(self: Arc<Self>, claimed: Vec<ClaimedSms>, begin_until: Instant) -> usize {
         let count = claimed.len();
         let due = count_claimed(claimed);
         let hand_overs = stream::iter(due).map(|claimed| self.hand_over(claimed, begin_until));
@@ -109,7 +168,7 @@ impl Dispatcher {
         while let Some(chunk) = chunks.next().await {
             self.store(&chunk).await;
         }
-        Ok(count)
+        count
     }
 
     /// `None` if nobody knows what came of it: then the lease runs out, and the same provider is asked again.
@@ -139,7 +198,10 @@ impl Dispatcher {
     async fn store(&self, outcomes: &[Outcome]) {
         let mut pauses = database::retry_pauses();
         loop {
-            let error = match claims::finish(&self.pool, outcomes).await {
+            let turn = self.storing.acquire().await;
+            let stored = claims::finish(&self.pool, outcomes).await;
+            drop(turn);
+            let error = match stored {
                 Ok(stored) => {
                     count(outcomes, stored);
                     return self.settle_receipts(outcomes).await;
