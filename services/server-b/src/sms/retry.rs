@@ -91,7 +91,7 @@ mod tests {
     fn a_provider_that_is_busy_is_left_alone_for_longer() {
         let busy = |wish| delay(&route(1), 0, ErrorCode::ProviderBusy, wish, 1.0);
         assert_eq!(busy(None), FIRST_BUSY);
-        let wish = Duration::from_secs(60);
+        let wish = Duration::from_mins(1);
         assert!(busy(Some(wish)) >= wish && busy(Some(wish)) <= wish * 2);
         let code = ErrorCode::ProviderBusy;
         assert!(delay(&route(1), 0, code, Some(wish), 0.0) >= wish);
