@@ -28,6 +28,7 @@ use wire_contract::specs;
 use crate::keys::KeyRing;
 use leader::Leadership;
 use numbering::{Fenced, RelayState};
+pub use publish::{bookmark_of, confirmed_prefix};
 
 /// Rows numbered and published at a time.
 const BATCH: i64 = 500;

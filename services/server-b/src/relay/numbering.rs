@@ -1,6 +1,7 @@
 //! Gives outbox rows their numbers, and keeps count and digest of the users with them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use anyhow::Context;
 use service_runtime::trace::TraceContext;
@@ -140,38 +141,83 @@ pub struct Fenced {
     pub term: i64,
 }
 
-/// Decides: of each user the newest row gets a number and stands for all; count and digest follow.
-/// `rows` are in the order of their ids.
+/// Decides: of each user the newest row, by version, gets a number and stands for all, with the oldest one's old image;
+/// count and digest follow. Ids do not tell: a trigger inside a statement queues its row before the statement's own.
 pub fn plan(rows: Vec<OutboxRow>, mut state: RelayState) -> anyhow::Result<Batch> {
-    let mut newest: HashMap<i64, OutboxRow> = HashMap::with_capacity(rows.len());
+    let mut spans: HashMap<i64, Span> = HashMap::with_capacity(rows.len());
     let mut superseded = Vec::new();
-    for mut row in rows {
-        if let Some(older) = newest.remove(&row.user_id) {
-            row.old_image = older.old_image;
-            superseded.push(older.id);
+    for row in rows {
+        // Each of them, not only the first and the last: a batch may end between two rows of one statement, so that what
+        // is newest in it does not follow from what is there.
+        state.fold(&row)?;
+        match spans.entry(row.user_id) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Span::of(row));
+            }
+            Entry::Occupied(mut span) => superseded.push(span.get_mut().take(row)),
         }
-        newest.insert(row.user_id, row);
     }
-    let mut rows: Vec<OutboxRow> = newest.into_values().collect();
+    let mut rows: Vec<OutboxRow> = spans.into_values().map(Span::into_row).collect();
     rows.sort_unstable_by_key(|row| row.id);
     for row in &mut rows {
         state.sequence += 1;
         row.epoch = state.epoch;
         row.sequence = state.sequence;
-        if let Some(Json(old)) = &row.old_image {
-            state.digest -= old.digest()?;
-            state.user_count -= 1;
-        }
-        if let Some(Json(new)) = &row.new_image {
-            state.digest += new.digest()?;
-            state.user_count += 1;
-        }
     }
     Ok(Batch {
         rows,
         superseded,
         state,
     })
+}
+
+impl RelayState {
+    fn fold(&mut self, row: &OutboxRow) -> anyhow::Result<()> {
+        if let Some(Json(old)) = &row.old_image {
+            self.digest -= old.digest()?;
+            self.user_count -= 1;
+        }
+        if let Some(Json(new)) = &row.new_image {
+            self.digest += new.digest()?;
+            self.user_count += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The changes of one user in a batch.
+struct Span {
+    newest: OutboxRow,
+    /// Version of the oldest change, and what was before it.
+    oldest: (i64, Option<Json<WireImage>>),
+}
+
+impl Span {
+    fn of(mut row: OutboxRow) -> Self {
+        let oldest = (row.version, row.old_image.take());
+        Self {
+            newest: row,
+            oldest,
+        }
+    }
+
+    /// Returns the id of the row that is superseded.
+    fn take(&mut self, mut row: OutboxRow) -> i64 {
+        if row.version < self.oldest.0 {
+            self.oldest = (row.version, row.old_image.take());
+        }
+        if row.version < self.newest.version {
+            return row.id;
+        }
+        std::mem::replace(&mut self.newest, row).id
+    }
+
+    fn into_row(self) -> OutboxRow {
+        OutboxRow {
+            old_image: self.oldest.1,
+            ..self.newest
+        }
+    }
 }
 
 /// The database is not the one in which the term began.
