@@ -19,6 +19,8 @@ pub struct Bounds {
     pub writes: u8,
     /// Whether a transaction may stay open while others commit.
     pub open_transactions: bool,
+    /// Whether a statement may change a user twice, by a trigger inside it.
+    pub nested_writes: bool,
     /// Rows numbered in a batch.
     pub batch: usize,
     /// Times the backlog is coalesced by SQL, as without a broker.
@@ -41,8 +43,12 @@ pub struct Bounds {
     pub syncs: u8,
     /// Snapshots and full syncs cut by the death of their sender.
     pub cuts: u8,
-    /// Full syncs that fail for good.
-    pub failed_syncs: u8,
+    /// Snapshots and full syncs that server B gives up, and says so.
+    pub aborts: u8,
+    /// Full syncs whose runner has lost its lock without noticing, and goes on while another runs the sync again.
+    pub zombie_syncs: u8,
+    /// Whether a replica gives up a source whose sender is gone without a word. It takes minutes.
+    pub time_out: bool,
     /// Live snapshots that the replica gives up.
     pub impatience: u8,
     /// Bookmarks between; the last one comes by itself.
@@ -69,6 +75,7 @@ impl Default for Bounds {
             synced_before: false,
             writes: 2,
             open_transactions: false,
+            nested_writes: false,
             batch: 8,
             coalesces: 0,
             crashes: 0,
@@ -80,7 +87,9 @@ impl Default for Bounds {
             extra_snapshots: 0,
             syncs: 0,
             cuts: 0,
-            failed_syncs: 0,
+            aborts: 0,
+            zombie_syncs: 0,
+            time_out: true,
             impatience: 0,
             bookmarks: 0,
             restores: 0,
@@ -104,16 +113,26 @@ pub enum Rule {
     Republish,
     /// Numbers are given once, and never again to something else.
     NumbersAreKept,
-    /// Only the confirmed contiguous prefix is deleted.
+    /// Numbers are given to what is committed, in the order in which the relay finds it: not drawn by the writers.
+    NumbersFollowCommits,
+    /// Count and digest are stored with the numbers, in one transaction.
+    DigestWithNumbers,
+    /// Only confirmed rows are deleted.
     DeleteOnlyConfirmed,
+    /// Of these only those before the first that was not confirmed.
+    DeleteOnlyPrefix,
     /// Deleting a published row names its number, not only its identity.
     DeleteNamesTheNumber,
+    /// The newest change of a user is told by its version, not by its identity.
+    CoalescingFollowsVersions,
     /// A coalesced row keeps the image before the first change.
     CoalescingKeepsOldImage,
     /// A coalesced row keeps the transaction of the first change.
     CoalescingKeepsTransaction,
     /// `started` is confirmed before the read.
     StartBeforeRead,
+    /// A request never joins a read that has begun.
+    LateNeverJoins,
     /// Position and rows come from one transaction.
     OneTransactionRead,
     /// The digest is compared only from the number that covers all that the read has seen.
@@ -130,6 +149,8 @@ pub enum Rule {
     RowsAddUp,
     /// A source that died is given up.
     DeadSourceIsGivenUp,
+    /// A full sync that another server B has begun anew is not completed.
+    CompletionIsFenced,
     /// A report tells the last number seen, not only what is applied.
     ReportTellsWhatWasSeen,
     /// A restore begins a new epoch.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use server_b::relay::numbering::{OutboxRow, RelayState, plan};
+use server_b::relay::numbering::{Look, OutboxRow, RelayState, plan};
 use server_b::wire_image::{KeyImage, WireImage};
 use sqlx::types::Json;
 use time::OffsetDateTime;
@@ -58,6 +58,8 @@ pub enum Write {
     Delete(User),
     /// The first user's key moves to the second.
     Move(User, User),
+    /// The key goes, and a trigger inside the statement gives another: its outbox row comes first.
+    Nested(User, Key),
 }
 
 /// The tables.
@@ -81,8 +83,21 @@ pub struct Database {
     pub unnoticed_restore: bool,
     /// Numbers end in the middle of a backlog, where a key may be with two users. A leader knows of its own batches only.
     pub in_backlog: bool,
+    /// The highest identity that the relay has passed; kept only where [`Rule::NumbersFollowCommits`] is taken away.
+    passed: i64,
     /// What was before the oldest row that has a number; kept only where [`Rule::NumbersAreKept`] is taken away.
     before: Option<Box<Before>>,
+}
+
+/// What numbering did.
+#[derive(Debug)]
+pub struct Numbered {
+    /// Rows in the order of their numbers.
+    pub rows: Vec<Change>,
+    /// By the relay's own judgement: nothing without a number was left.
+    pub left_nothing: bool,
+    /// Count and digest that are yet to be stored; only where [`Rule::DigestWithNumbers`] is taken away.
+    pub late: Option<(i64, UserSetDigest)>,
 }
 
 type Before = (Relay, Table, BTreeMap<User, Position>);
@@ -122,19 +137,20 @@ impl Database {
             },
             unnoticed_restore: false,
             in_backlog: false,
+            passed: 0,
             before: None,
         };
         for user in 1..=users {
-            database.write(Write::Create(user, user));
-            database.commit();
+            let transaction = database.write(Write::Create(user, user));
+            database.commit(Some(transaction));
         }
         database.number(usize::MAX, None);
         database.outbox.clear();
         database
     }
 
-    /// Begins a transaction and makes its changes.
-    pub fn write(&mut self, write: Write) {
+    /// Begins a transaction and makes its changes; returns its number.
+    pub fn write(&mut self, write: Write) -> i64 {
         self.drawn += 1;
         let transaction = self.drawn;
         match write {
@@ -149,7 +165,13 @@ impl Database {
                 self.change(transaction, from, Some(None));
                 self.change(transaction, to, Some(key));
             }
+            Write::Nested(user, key) => {
+                self.change(transaction, user, Some(None));
+                self.change(transaction, user, Some(Some(key)));
+                self.swap_identities();
+            }
         }
+        transaction
     }
 
     /// `to` is the user's key afterwards; `None` deletes the user.
@@ -164,14 +186,33 @@ impl Database {
             position: None,
             user,
             version,
-            old: self.table.get(&user).copied(),
+            old: self.before(transaction, user),
             new: to.map(|key| Row { key, version }),
         });
     }
 
-    /// Ends the open transaction.
-    pub fn commit(&mut self) {
-        for change in self.outbox.iter_mut().filter(|change| change.open) {
+    /// The user as the transaction sees it.
+    fn before(&self, transaction: i64, user: User) -> Option<Row> {
+        let own = self.outbox.iter().rev();
+        own.filter(|change| change.transaction == transaction)
+            .find(|change| change.user == user)
+            .map_or_else(|| self.table.get(&user).copied(), |change| change.new)
+    }
+
+    /// The last two rows were queued in the reverse order of their changes.
+    fn swap_identities(&mut self) {
+        if let [.., first, second] = self.outbox.as_mut_slice() {
+            std::mem::swap(&mut first.id, &mut second.id);
+            std::mem::swap(first, second);
+        }
+    }
+
+    /// Ends a transaction, or whichever is open.
+    pub fn commit(&mut self, transaction: Option<i64>) {
+        let ends = |it: &&mut Change| it.open && transaction.is_none_or(|of| of == it.transaction);
+        let mut open: Vec<&mut Change> = self.outbox.iter_mut().filter(ends).collect();
+        open.sort_by_key(|change| change.version);
+        for change in open {
             change.open = false;
             match change.new {
                 Some(row) => self.table.insert(change.user, row),
@@ -223,45 +264,99 @@ impl Database {
     ///
     /// # Panics
     /// Never: the model's images are whole.
-    pub fn number(&mut self, limit: usize, without: Option<Rule>) -> Vec<Change> {
+    pub fn number(&mut self, limit: usize, without: Option<Rule>) -> Numbered {
         if without == Some(Rule::NumbersAreKept) && self.with_numbers().is_empty() {
             let before = (self.relay, self.numbered.clone(), self.last.clone());
             self.before = Some(Box::new(before));
         }
+        if without == Some(Rule::NumbersFollowCommits) {
+            self.forget_passed();
+        }
         let rows: Vec<Change> = self.unnumbered().take(limit).cloned().collect();
-        let batch = plan(rows.iter().map(to_outbox_row).collect(), self.relay.state())
-            .expect("the model's images are whole");
+        let by_identity = without == Some(Rule::CoalescingFollowsVersions);
+        let given = rows.iter().map(|row| to_outbox_row(row, by_identity));
+        let batch = plan(given.collect(), self.relay.state()).expect("the images are whole");
         self.outbox
             .retain(|change| !batch.superseded.contains(&change.id));
-        let mut numbered = Vec::with_capacity(batch.rows.len());
-        for row in &batch.rows {
-            let position = Position {
-                epoch: row.epoch,
-                sequence: row.sequence,
-            };
-            let change = self
-                .outbox
-                .iter_mut()
-                .find(|change| change.id == row.id)
-                .expect("plan returns rows that it was given");
-            change.position = Some(position);
-            if without != Some(Rule::CoalescingKeepsOldImage) {
-                change.old = row.old_image.as_ref().map(|Json(image)| from_image(image));
-            }
-            match change.new {
-                Some(row) => self.numbered.insert(change.user, row),
-                None => self.numbered.remove(&change.user),
-            };
-            self.last.insert(change.user, position);
-            numbered.push(change.clone());
-        }
-        self.relay.take(&batch.state);
+        let keeps_old_image = without != Some(Rule::CoalescingKeepsOldImage);
+        let numbered = batch
+            .rows
+            .iter()
+            .map(|row| self.note_number(row, keeps_old_image))
+            .collect();
+        let late = (without == Some(Rule::DigestWithNumbers))
+            .then_some((batch.state.user_count, batch.state.digest));
+        self.relay.take(&batch.state, late.is_none());
         let more = self.unnumbered().next().is_some();
         self.in_backlog = more;
         if without == Some(Rule::CoalescingKeepsOldImage) {
             self.forget_old_images(&rows, &batch.superseded);
         }
-        numbered
+        let look = Look {
+            at: OffsetDateTime::UNIX_EPOCH,
+            batch: Some(batch),
+        };
+        Numbered {
+            rows: numbered,
+            left_nothing: look.left_nothing(i64::try_from(limit).unwrap_or(i64::MAX)),
+            late,
+        }
+    }
+
+    fn note_number(&mut self, row: &OutboxRow, keeps_old_image: bool) -> Change {
+        let position = Position {
+            epoch: row.epoch,
+            sequence: row.sequence,
+        };
+        let change = self
+            .outbox
+            .iter_mut()
+            .find(|change| change.id == row.id)
+            .expect("plan returns rows that it was given");
+        change.position = Some(position);
+        if keeps_old_image {
+            change.old = row.old_image.as_ref().map(|Json(image)| from_image(image));
+        }
+        let change = change.clone();
+        self.last.insert(change.user, position);
+        match change.new {
+            Some(row) if self.numbered_version(change.user) > row.version => {}
+            Some(row) => {
+                self.numbered.insert(change.user, row);
+            }
+            None => {
+                self.numbered.remove(&change.user);
+            }
+        }
+        change
+    }
+
+    fn numbered_version(&self, user: User) -> i64 {
+        self.numbered.get(&user).map_or(0, |row| row.version)
+    }
+
+    /// Whether count and digest are those of the users as far as they are numbered.
+    #[must_use]
+    pub fn folds_what_it_numbers(&self) -> bool {
+        self.is_between_states()
+            || (self.relay.digest == digest_of(&self.numbered)
+                && usize::try_from(self.relay.count) == Ok(self.numbered.len()))
+    }
+
+    /// Whether the digest is not that of any state: a batch may end between two changes of one statement, with the newer
+    /// one in it.
+    fn is_between_states(&self) -> bool {
+        self.unnumbered()
+            .any(|change| change.version < self.numbered_version(change.user))
+    }
+
+    /// Rows below the highest number are not looked for again: they had none when their turn came.
+    fn forget_passed(&mut self) {
+        let passed = self.passed;
+        self.outbox
+            .retain(|change| change.open || change.position.is_some() || change.id > passed);
+        let highest = self.unnumbered().map(|change| change.id).max();
+        self.passed = passed.max(highest.unwrap_or(0));
     }
 
     /// What the digest would be, had the newest row of each user kept its own old image.
@@ -282,26 +377,31 @@ impl Database {
         }
     }
 
-    /// What `numbering::coalesce` does in SQL: one unnumbered row of each user, with the first's old image and
-    /// transaction.
+    /// What `numbering::coalesce` does in SQL: one unnumbered row of each user, the newest by version, with the oldest's
+    /// old image and transaction.
     pub fn coalesce(&mut self, without: Option<Rule>) {
-        let rows: Vec<Change> = self.unnumbered().cloned().collect();
+        let by_identity = without == Some(Rule::CoalescingFollowsVersions);
+        let order = |change: &Change| {
+            if by_identity {
+                change.id
+            } else {
+                change.version
+            }
+        };
+        let mut rows: Vec<Change> = self.unnumbered().cloned().collect();
+        rows.sort_by_key(order);
         for row in &rows {
-            let Some(newest) = rows.iter().rfind(|other| other.user == row.user) else {
+            let of_user = || rows.iter().filter(|other| other.user == row.user);
+            let (Some(oldest), Some(newest)) = (of_user().next(), of_user().next_back()) else {
                 continue;
             };
-            if newest.id == row.id {
-                continue;
+            if newest.id != row.id {
+                self.outbox.retain(|change| change.id != row.id);
             }
-            self.outbox.retain(|change| change.id != row.id);
-            let first = rows.iter().find(|other| other.user == row.user);
-            if let (Some(first), Some(kept)) = (
-                first,
-                self.outbox.iter_mut().find(|change| change.id == newest.id),
-            ) {
-                kept.old = first.old;
+            for kept in self.outbox.iter_mut().filter(|it| it.id == newest.id) {
+                kept.old = oldest.old;
                 if without != Some(Rule::CoalescingKeepsTransaction) {
-                    kept.transaction = first.transaction;
+                    kept.transaction = oldest.transaction;
                 }
             }
         }
@@ -334,7 +434,9 @@ impl Database {
 }
 
 impl Relay {
-    fn state(&self) -> RelayState {
+    /// As the relay reads it.
+    #[must_use]
+    pub fn state(&self) -> RelayState {
         RelayState {
             term: self.term,
             epoch: self.position.epoch,
@@ -347,20 +449,26 @@ impl Relay {
         }
     }
 
-    fn take(&mut self, state: &RelayState) {
+    fn take(&mut self, state: &RelayState, with_digest: bool) {
         self.position.sequence = state.sequence;
-        self.count = state.user_count;
-        self.digest = state.digest;
+        if with_digest {
+            self.count = state.user_count;
+            self.digest = state.digest;
+        }
     }
 }
 
-fn to_outbox_row(change: &Change) -> OutboxRow {
+fn to_outbox_row(change: &Change, by_identity: bool) -> OutboxRow {
     OutboxRow {
         id: change.id,
         epoch: 0,
         sequence: 0,
         user_id: UserId::from(change.user),
-        version: change.version,
+        version: if by_identity {
+            change.id
+        } else {
+            change.version
+        },
         old_image: change.old.map(|row| Json(to_image(change.user, row))),
         new_image: change.new.map(|row| Json(to_image(change.user, row))),
         traceparent: None,

@@ -1,14 +1,15 @@
 //! The state of the whole system, what can happen in it, and what must hold.
 
 use server_a::cache::{CacheState, Effect};
+use server_b::relay::bookmark_of;
 use stateright::{Model, Property};
 use uuid::Uuid;
-use wire_contract::{Bookmark, ConfigEvent, DIGEST_VERSION, Position};
+use wire_contract::{ConfigEvent, Position, UserId};
 
 use crate::bounds::{Bounds, Rule};
-use crate::database::{Database, Key, User, Write, digest_of};
+use crate::database::{Database, Key, User, Write};
 use crate::relay::Leader;
-use crate::replica::Replica;
+use crate::replica::{Replica, holder};
 use crate::source::Source;
 
 /// The whole system.
@@ -48,7 +49,8 @@ pub struct Left {
     pub extra_snapshots: u8,
     pub syncs: u8,
     pub cuts: u8,
-    pub failed_syncs: u8,
+    pub aborts: u8,
+    pub zombie_syncs: u8,
     pub impatience: u8,
     pub bookmarks: u8,
     pub restores: u8,
@@ -57,6 +59,8 @@ pub struct Left {
 /// What must not happen in any step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Broken {
+    /// A source took a key away that is good.
+    ValidSwept,
     /// The replica proved what is not so.
     WrongProof,
     /// Digests differed though nothing was changed behind the triggers.
@@ -85,6 +89,26 @@ pub enum Outcome {
     Unconfirmed,
     /// The broker never had it.
     Lost,
+}
+
+/// What must hold in every state.
+pub mod property {
+    /// Equal digests prove equality.
+    pub const PROOF: &str = "a proven replica equals the database";
+    /// A deleted or superseded key is not accepted, and a good one is, from the position on that the replica tells.
+    pub const IN_FORCE: &str = "what was applied is in force";
+    /// The whole cache, where nothing is under way.
+    pub const EQUAL: &str = "all applied means equal";
+    /// At the end of a snapshot or full sync.
+    pub const SWEEP: &str = "nothing valid is swept";
+    /// No alarm without a cause.
+    pub const MISMATCH: &str = "digests differ only after drift";
+    /// No snapshot without a cause.
+    pub const GAP: &str = "a gap is seen only if something was lost";
+    /// Count and digest of the relay's row.
+    pub const DIGEST: &str = "the relay's digest is that of the users";
+    /// Proven, and equal.
+    pub const CONVERGES: &str = "it converges once faults stop";
 }
 
 /// What a run must be able to reach, or its bounds explore nothing.
@@ -116,7 +140,8 @@ pub enum Action {
     SendRow(usize, Fate),
     Complete(usize, Fate),
     CutSource(usize),
-    FailSync(usize),
+    AbortSource(usize, Fate),
+    ForkSync(usize),
     Disconnect,
     Subscribe,
     Abandon(u8),
@@ -146,8 +171,18 @@ impl State {
             return;
         }
         let in_step = self.replica.cache.applied().is_some();
+        let good = self.good_keys(bounds.keys);
+        let ends_in = end_of(&event).map(|position| position.epoch);
         let effect = self.replica.apply(event);
         self.replica.marked = false;
+        // Nothing but the sweep happens at the end of a source.
+        if effect == Effect::SourceCompleted
+            // What was read before a restore tells of a history that was lost.
+            && ends_in == Some(self.position().epoch)
+            && good.iter().any(|key| self.is_refused(*key))
+        {
+            self.fail(Broken::ValidSwept);
+        }
         match effect {
             Effect::Mismatch if !bounds.silent_restore => self.fail(Broken::FalseMismatch),
             Effect::Gap
@@ -165,6 +200,27 @@ impl State {
         }
     }
 
+    /// Keys that the replica lets in, and rightly.
+    fn good_keys(&self, keys: u8) -> Vec<Key> {
+        (1..=keys)
+            .filter(|key| {
+                let holder = holder(&self.database.table, *key).map(UserId::from);
+                holder.is_some() && self.replica.who(*key) == holder
+            })
+            .collect()
+    }
+
+    fn is_refused(&self, key: Key) -> bool {
+        !self.database.unnoticed_restore && self.replica.who(key).is_none()
+    }
+
+    /// A full sync is to be run again.
+    pub fn interrupt(&mut self, id: u8) {
+        if !self.interrupted.contains(&id) {
+            self.interrupted.push(id);
+        }
+    }
+
     fn fail(&mut self, broken: Broken) {
         self.broken = self.broken.or(Some(broken));
     }
@@ -172,13 +228,8 @@ impl State {
     /// The bookmark of what is numbered; one that is not to be compared says so by its version.
     #[must_use]
     pub fn bookmark(&self, compare: bool) -> ConfigEvent {
-        ConfigEvent::Bookmark(Bookmark {
-            position: self.position(),
-            count: u64::try_from(self.database.relay.count).unwrap_or(u64::MAX),
-            digest: self.database.relay.digest,
-            digest_version: if compare { DIGEST_VERSION } else { 0 },
-            audited_at: None,
-        })
+        let state = self.database.relay.state();
+        ConfigEvent::Bookmark(bookmark_of(&state, !compare))
     }
 
     /// Whether faults have stopped and all is told, but perhaps for the last bookmark.
@@ -233,6 +284,14 @@ impl State {
     }
 }
 
+fn end_of(event: &ConfigEvent) -> Option<Position> {
+    match event {
+        ConfigEvent::SnapshotCompleted(end) => Some(end.position),
+        ConfigEvent::SyncCompleted(end) => Some(end.position),
+        _ => None,
+    }
+}
+
 /// The id of the source with this number.
 #[must_use]
 pub fn source_id(number: u8) -> Uuid {
@@ -266,15 +325,15 @@ impl Model for System {
         let bounds = &self.0;
         match action {
             Action::Write(write) => {
-                state.database.write(write);
-                state.database.commit();
+                let transaction = state.database.write(write);
+                state.database.commit(Some(transaction));
                 state.left.writes -= 1;
             }
             Action::OpenWrite(write) => {
                 state.database.write(write);
                 state.left.writes -= 1;
             }
-            Action::Commit => state.database.commit(),
+            Action::Commit => state.database.commit(None),
             Action::Coalesce => {
                 state.database.coalesce(bounds.without);
                 state.left.coalesces -= 1;
@@ -296,7 +355,8 @@ impl Model for System {
             | Action::SendRow(..)
             | Action::Complete(..)
             | Action::CutSource(_)
-            | Action::FailSync(_) => self.source_step(&mut state, action),
+            | Action::AbortSource(..)
+            | Action::ForkSync(_) => self.source_step(&mut state, action),
             Action::Disconnect => {
                 state.left.disconnects -= 1;
                 state.replica.subscribed = false;
@@ -329,36 +389,30 @@ impl Model for System {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(
-                "a proven replica equals the database",
-                |_, state: &State| state.broken != Some(Broken::WrongProof),
-            ),
-            Property::always(
-                "what is applied is in force",
-                |model: &Self, state: &State| model.is_in_force(state),
-            ),
-            Property::always("all applied means equal", |model: &Self, state: &State| {
+            Property::always(property::PROOF, |_, state: &State| {
+                state.broken != Some(Broken::WrongProof)
+            }),
+            Property::always(property::IN_FORCE, |model: &Self, state: &State| {
+                model.is_in_force(state)
+            }),
+            Property::always(property::EQUAL, |model: &Self, state: &State| {
                 model.is_equal_when_all_is_applied(state)
             }),
-            Property::always("digests differ only after drift", |_, state: &State| {
+            Property::always(property::SWEEP, |_, state: &State| {
+                state.broken != Some(Broken::ValidSwept)
+            }),
+            Property::always(property::MISMATCH, |_, state: &State| {
                 state.broken != Some(Broken::FalseMismatch)
             }),
-            Property::always(
-                "a gap is seen only if something was lost",
-                |_, state: &State| state.broken != Some(Broken::FalseGap),
-            ),
-            Property::always(
-                "the relay's digest is that of the users",
-                |_, state: &State| {
-                    state.database.relay.digest == digest_of(&state.database.numbered)
-                        && usize::try_from(state.database.relay.count)
-                            == Ok(state.database.numbered.len())
-                },
-            ),
-            Property::always(
-                "it converges once faults stop",
-                |model: &Self, state: &State| model.converges(state),
-            ),
+            Property::always(property::GAP, |_, state: &State| {
+                state.broken != Some(Broken::FalseGap)
+            }),
+            Property::always(property::DIGEST, |_, state: &State| {
+                state.database.folds_what_it_numbers()
+            }),
+            Property::always(property::CONVERGES, |model: &Self, state: &State| {
+                model.converges(state)
+            }),
             Property::sometimes(REACHED, |model: &Self, state: &State| {
                 state.left.writes == 0 && state.is_quiet() && state.is_converged(model.0.keys)
             }),
@@ -462,6 +516,9 @@ impl System {
         for user in &users {
             writes.push(Write::Delete(*user));
             writes.extend(free.iter().map(|key| Write::Rekey(*user, *key)));
+            if self.0.nested_writes {
+                writes.extend(free.iter().map(|key| Write::Nested(*user, *key)));
+            }
             if database.table[user].key.is_some() {
                 let others = users.iter().filter(|other| *other != user);
                 writes.extend(others.map(|other| Write::Move(*user, *other)));
@@ -491,7 +548,8 @@ impl System {
         if state.left.disconnects > 0 {
             actions.push(Action::Disconnect);
         }
-        if self.0.without != Some(Rule::DeadSourceIsGivenUp)
+        if self.0.time_out
+            && self.0.without != Some(Rule::DeadSourceIsGivenUp)
             && let Some(id) = state.dead_source()
         {
             actions.push(Action::Abandon(id));
@@ -523,7 +581,7 @@ impl System {
 
     /// For each user whose last change is applied, and who has none under way: its key lets it in, no other does.
     fn is_in_force(&self, state: &State) -> bool {
-        let Some(applied) = state.replica.cache.applied() else {
+        let Some(applied) = state.replica.cache.last_applied() else {
             return true;
         };
         let database = &state.database;
@@ -589,7 +647,8 @@ impl Left {
             extra_snapshots: bounds.extra_snapshots,
             syncs: bounds.syncs,
             cuts: bounds.cuts,
-            failed_syncs: bounds.failed_syncs,
+            aborts: bounds.aborts,
+            zombie_syncs: bounds.zombie_syncs,
             impatience: bounds.impatience,
             bookmarks: bounds.bookmarks,
             restores: bounds.restores,

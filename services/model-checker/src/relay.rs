@@ -1,10 +1,11 @@
 //! The relay, step by step: number, publish, delete; elections, crashes and zombies.
 
+use server_b::relay::confirmed_prefix;
 use time::OffsetDateTime;
-use wire_contract::{ConfigEvent, Position, UserDeleted, UserId, UserUpdated};
+use wire_contract::{ConfigEvent, Position, UserDeleted, UserId, UserSetDigest, UserUpdated};
 
 use crate::bounds::Rule;
-use crate::database::{Change, record};
+use crate::database::{Change, Numbered, record};
 use crate::model::{Action, Fate, Outcome, State, System};
 
 /// A process that leads, or believes so.
@@ -35,14 +36,17 @@ enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Batch {
     rows: Vec<Change>,
-    sent: usize,
-    confirmed: usize,
+    /// Of those that were sent, in their order. Behind the first that is missing only a run without
+    /// [`Rule::DeleteOnlyPrefix`] tells one from another.
+    confirms: Vec<Result<(), ()>>,
     /// A confirm is missing.
     hole: bool,
     /// The connection died: nothing further arrives.
     cut: bool,
     /// The state after a batch that was numbered in this term; a replayed one looks again.
     then: Option<i64>,
+    /// Stored when the batch is done; see [`Numbered::late`].
+    late: Option<(i64, UserSetDigest)>,
 }
 
 impl Leader {
@@ -131,7 +135,7 @@ impl System {
         batch: &Batch,
         actions: &mut Vec<Action>,
     ) {
-        if batch.sent < batch.rows.len() && !batch.cut {
+        if batch.confirms.len() < batch.rows.len() && !batch.cut {
             if !batch.hole || self.0.nacks {
                 let fates = self.fates(state).into_iter();
                 actions.extend(fates.map(|fate| Action::Publish(index, Outcome::Confirmed(fate))));
@@ -204,7 +208,7 @@ impl System {
             return;
         }
         let rows = rows.into_iter().take(self.0.batch).collect();
-        state.leaders[index].phase = Phase::Publishing(Batch::new(rows, None));
+        state.leaders[index].phase = Phase::Publishing(Batch::new(rows, None, None));
     }
 
     fn number(&self, state: &mut State, index: usize) {
@@ -213,24 +217,31 @@ impl System {
             state.leaders.remove(index);
             return;
         }
-        let rows = state.database.number(self.0.batch, self.0.without);
+        let Numbered {
+            rows,
+            left_nothing,
+            late,
+        } = state.database.number(self.0.batch, self.0.without);
         let then = state.position().sequence;
         state.replica.marked = false;
-        state.leaders[index].in_backlog = state.database.in_backlog;
-        state.leaders[index].phase = Phase::Publishing(Batch::new(rows, Some(then)));
+        state.leaders[index].in_backlog = !left_nothing;
+        state.leaders[index].phase = Phase::Publishing(Batch::new(rows, Some(then), late));
     }
 
     fn publish(&self, state: &mut State, index: usize, outcome: Outcome) {
         let Phase::Publishing(batch) = &mut state.leaders[index].phase else {
             return;
         };
-        let event = event(&batch.rows[batch.sent]);
-        batch.sent += 1;
-        if !matches!(outcome, Outcome::Confirmed(_)) && !batch.hole {
+        let event = event(&batch.rows[batch.confirms.len()]);
+        let confirmed = matches!(outcome, Outcome::Confirmed(_));
+        if !confirmed && !batch.hole {
             batch.hole = true;
             state.left.losses -= 1;
         }
-        batch.confirmed += usize::from(!batch.hole);
+        let told = !batch.hole || self.0.without == Some(Rule::DeleteOnlyPrefix);
+        batch
+            .confirms
+            .push(if confirmed && told { Ok(()) } else { Err(()) });
         batch.cut |= outcome == Outcome::Lost && !self.0.nacks;
         match outcome {
             Outcome::Confirmed(fate) => self.deliver_change(state, event, fate),
@@ -253,17 +264,15 @@ impl System {
         let Phase::Publishing(batch) = &state.leaders[index].phase else {
             return;
         };
-        let all = self.0.without == Some(Rule::DeleteOnlyConfirmed);
-        let confirmed = if all {
-            batch.rows.len()
-        } else {
-            batch.confirmed
-        };
         let by_id_alone = self.0.without == Some(Rule::DeleteNamesTheNumber);
-        let gone: Vec<(i64, Option<Position>)> = batch.rows[..confirmed]
-            .iter()
+        let gone: Vec<(i64, Option<Position>)> = self
+            .deletable(batch)
             .map(|row| (row.id, row.position))
             .collect();
+        if let Some((count, digest)) = batch.late {
+            state.database.relay.count = count;
+            state.database.relay.digest = digest;
+        }
         let (hole, then) = (batch.hole, batch.then);
         state.database.outbox.retain(|change| {
             gone.iter().all(|(id, position)| {
@@ -278,6 +287,17 @@ impl System {
             Some(published) => Phase::Idle { published },
             None => Phase::Replay,
         };
+    }
+
+    fn deletable<'a>(&self, batch: &'a Batch) -> Box<dyn Iterator<Item = &'a Change> + 'a> {
+        match self.0.without {
+            Some(Rule::DeleteOnlyConfirmed) => Box::new(batch.rows.iter()),
+            Some(Rule::DeleteOnlyPrefix) => {
+                let rows = batch.rows.iter().zip(&batch.confirms);
+                Box::new(rows.filter_map(|(row, confirm)| confirm.is_ok().then_some(row)))
+            }
+            _ => Box::new(batch.rows[..confirmed_prefix(&batch.confirms)].iter()),
+        }
     }
 
     fn send_bookmark(&self, state: &mut State, index: usize, fate: Fate) {
@@ -302,14 +322,14 @@ impl System {
 }
 
 impl Batch {
-    fn new(rows: Vec<Change>, then: Option<i64>) -> Self {
+    fn new(rows: Vec<Change>, then: Option<i64>, late: Option<(i64, UserSetDigest)>) -> Self {
         Self {
             rows,
-            sent: 0,
-            confirmed: 0,
+            confirms: Vec::new(),
             hole: false,
             cut: false,
             then,
+            late,
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use time::OffsetDateTime;
 use wire_contract::{
-    ConfigEvent, DIGEST_VERSION, Position, SnapshotChunk, SnapshotCompleted, SnapshotStarted,
-    SyncCompleted, SyncStarted, UserSetDigest, UserUpdated,
+    ConfigEvent, DIGEST_VERSION, Position, SnapshotAborted, SnapshotChunk, SnapshotCompleted,
+    SnapshotStarted, SyncAborted, SyncCompleted, SyncStarted, UserSetDigest, UserUpdated,
 };
 
 use crate::bounds::Rule;
@@ -20,6 +20,8 @@ pub struct Source {
     stage: Stage,
     /// Whether its start has been sent.
     started: bool,
+    /// Another server B has begun the full sync anew: the next look at its row ends this run.
+    fenced: bool,
     /// Rows that the replica has taken since it saw the start; kept only where a rule is taken away.
     taken: (u64, UserSetDigest),
 }
@@ -38,6 +40,20 @@ enum Stage {
     },
 }
 
+impl Stage {
+    /// The same read, sent from its first row on.
+    fn begun_anew(&self) -> Option<Self> {
+        let mut stage = self.clone();
+        match &mut stage {
+            Self::Started => None,
+            Self::Read { sent, .. } => {
+                *sent = 0;
+                Some(stage)
+            }
+        }
+    }
+}
+
 impl System {
     pub(crate) fn source_actions(&self, state: &State, actions: &mut Vec<Action>) {
         let fates = self.fates(state);
@@ -54,8 +70,11 @@ impl System {
             if state.left.cuts > 0 {
                 actions.push(Action::CutSource(index));
             }
-            if state.left.failed_syncs > 0 && source.queue.is_none() {
-                actions.push(Action::FailSync(index));
+            if state.left.aborts > 0 && !source.fenced {
+                actions.extend(fates.iter().map(|fate| Action::AbortSource(index, *fate)));
+            }
+            if state.left.zombie_syncs > 0 && source.queue.is_none() {
+                actions.push(Action::ForkSync(index));
             }
             self.stage_actions(state, index, source, actions);
         }
@@ -102,6 +121,9 @@ impl System {
             }
             Action::RestartSync(id, fate) => {
                 state.interrupted.retain(|other| *other != id);
+                for other in state.sources.iter_mut().filter(|other| other.id == id) {
+                    other.fenced = true;
+                }
                 self.start(state, id, None, fate);
             }
             Action::Read(index) => self.read(state, index),
@@ -116,13 +138,19 @@ impl System {
             Action::CutSource(index) => {
                 state.left.cuts -= 1;
                 let source = state.sources.remove(index);
-                if source.queue.is_none() {
-                    state.interrupted.push(source.id);
+                if source.queue.is_none() && !source.fenced {
+                    state.interrupt(source.id);
                 }
             }
-            Action::FailSync(index) => {
-                state.left.failed_syncs -= 1;
-                state.sources.remove(index);
+            Action::AbortSource(index, fate) => {
+                state.left.aborts -= 1;
+                let source = state.sources.remove(index);
+                state.interrupted.retain(|other| *other != source.id);
+                self.send(state, source.queue, aborted(source.id, source.queue), fate);
+            }
+            Action::ForkSync(index) => {
+                state.left.zombie_syncs -= 1;
+                state.interrupt(state.sources[index].id);
             }
             _ => {}
         }
@@ -146,12 +174,23 @@ impl System {
         state.sources.push(Source {
             id,
             queue,
-            stage: Stage::Started,
+            stage: self.first_stage(state, queue),
             started: !late,
+            fenced: false,
             taken: (0, UserSetDigest::default()),
         });
         if !late {
             self.send(state, queue, started(id, queue), fate);
+        }
+    }
+
+    /// A late request could have the rows of a read that is done.
+    fn first_stage(&self, state: &State, queue: Option<u8>) -> Stage {
+        let joins = self.0.without == Some(Rule::LateNeverJoins) && queue.is_some();
+        let mut others = state.sources.iter().filter(|other| other.queue.is_some());
+        match others.find_map(|other| other.stage.begun_anew()) {
+            Some(stage) if joins => stage,
+            _ => Stage::Started,
         }
     }
 
@@ -222,6 +261,10 @@ impl System {
     fn complete(&self, state: &mut State, index: usize, fate: Fate) {
         self.send_late_start(state, index);
         let source = state.sources.remove(index);
+        if source.fenced && self.0.without != Some(Rule::CompletionIsFenced) {
+            return;
+        }
+        state.interrupted.retain(|other| *other != source.id);
         let Stage::Read {
             position: Some(position),
             rows,
@@ -269,6 +312,18 @@ fn started(id: u8, queue: Option<u8>) -> ConfigEvent {
         })
     } else {
         ConfigEvent::SyncStarted(SyncStarted {
+            sync_id: source_id(id),
+        })
+    }
+}
+
+fn aborted(id: u8, queue: Option<u8>) -> ConfigEvent {
+    if queue.is_some() {
+        ConfigEvent::SnapshotAborted(SnapshotAborted {
+            snapshot_id: source_id(id),
+        })
+    } else {
+        ConfigEvent::SyncAborted(SyncAborted {
             sync_id: source_id(id),
         })
     }

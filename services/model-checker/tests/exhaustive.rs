@@ -173,6 +173,102 @@ fn snapshots_are_cut_and_given_up() {
 }
 
 #[test]
+fn sources_that_server_b_gives_up_are_not_waited_for() {
+    explore(
+        "aborted sources, no time-out",
+        Bounds {
+            synced_before: true,
+            writes: 1,
+            extra_snapshots: 1,
+            syncs: 1,
+            aborts: 2,
+            time_out: false,
+            ..Bounds::default()
+        },
+    );
+}
+
+#[test]
+fn statements_change_a_user_twice() {
+    explore(
+        "nested writes",
+        Bounds {
+            synced_before: true,
+            keys: 3,
+            writes: 2,
+            nested_writes: true,
+            coalesces: 1,
+            extra_snapshots: 1,
+            batch: 1,
+            bookmarks: 1,
+            ..Bounds::default()
+        },
+    );
+}
+
+#[test]
+fn a_full_sync_amid_zombies_and_crashes_of_the_relay() {
+    explore(
+        "full sync, zombie and crash",
+        Bounds {
+            synced_before: true,
+            writes: 1,
+            syncs: 1,
+            zombies: 1,
+            crashes: 1,
+            ..Bounds::default()
+        },
+    );
+}
+
+#[test]
+fn a_full_sync_amid_overflow_and_disconnect() {
+    explore(
+        "full sync, overflow and disconnect",
+        Bounds {
+            synced_before: true,
+            writes: 1,
+            syncs: 1,
+            overflows: 1,
+            disconnects: 1,
+            ..Bounds::default()
+        },
+    );
+}
+
+/// A row of the first run's read comes under the start of the second, and brings an older state back until digests are
+/// compared.
+#[test]
+#[ignore = "known hole: rows name the full sync, not the run"]
+fn a_full_sync_that_two_servers_run() {
+    explore(
+        "zombie of a full sync",
+        Bounds {
+            synced_before: true,
+            writes: 2,
+            syncs: 1,
+            zombie_syncs: 1,
+            ..Bounds::default()
+        },
+    );
+}
+
+#[test]
+fn the_database_is_restored_amid_overflow_and_disconnect() {
+    explore(
+        "restore, overflow and disconnect",
+        Bounds {
+            synced_before: true,
+            writes: 2,
+            restores: 1,
+            overflows: 1,
+            disconnects: 1,
+            ..Bounds::default()
+        },
+    );
+}
+
+#[test]
 fn full_syncs_are_cut_and_fail() {
     explore(
         "cut full syncs",
@@ -181,7 +277,7 @@ fn full_syncs_are_cut_and_fail() {
             writes: 1,
             syncs: 1,
             cuts: 1,
-            failed_syncs: 1,
+            aborts: 1,
             bookmarks: 1,
             ..Bounds::default()
         },

@@ -2,18 +2,21 @@
 
 mod support;
 
+use model_checker::model::property;
 use model_checker::{Bounds, Rule};
 use support::{synced, without};
 
-fn around(rule: Rule, mut bounds: Bounds) {
+#[track_caller]
+fn around(rule: Rule, property: &'static str, mut bounds: Bounds) {
     bounds.without = Some(rule);
-    without(&format!("{rule:?}"), bounds);
+    without(&format!("{rule:?}"), property, bounds);
 }
 
 #[test]
 fn numbering_is_fenced() {
     around(
         Rule::NumberingIsFenced,
+        property::GAP,
         Bounds {
             zombies: 1,
             ..synced()
@@ -25,6 +28,7 @@ fn numbering_is_fenced() {
 fn a_bookmark_is_fenced() {
     around(
         Rule::BookmarkIsFenced,
+        property::GAP,
         Bounds {
             zombies: 1,
             ..synced()
@@ -36,6 +40,7 @@ fn a_bookmark_is_fenced() {
 fn numbered_rows_are_published_again() {
     around(
         Rule::Republish,
+        property::GAP,
         Bounds {
             crashes: 1,
             ..synced()
@@ -47,6 +52,7 @@ fn numbered_rows_are_published_again() {
 fn numbers_are_kept() {
     around(
         Rule::NumbersAreKept,
+        property::IN_FORCE,
         Bounds {
             crashes: 1,
             writes: 3,
@@ -59,6 +65,7 @@ fn numbers_are_kept() {
 fn only_confirmed_rows_are_deleted() {
     around(
         Rule::DeleteOnlyConfirmed,
+        property::GAP,
         Bounds {
             losses: 1,
             ..synced()
@@ -70,6 +77,7 @@ fn only_confirmed_rows_are_deleted() {
 fn a_deleted_row_is_named_by_its_number() {
     around(
         Rule::DeleteNamesTheNumber,
+        property::CONVERGES,
         Bounds {
             restores: 1,
             ..synced()
@@ -79,13 +87,14 @@ fn a_deleted_row_is_named_by_its_number() {
 
 #[test]
 fn coalescing_keeps_the_first_old_image() {
-    around(Rule::CoalescingKeepsOldImage, synced());
+    around(Rule::CoalescingKeepsOldImage, property::DIGEST, synced());
 }
 
 #[test]
 fn coalescing_keeps_the_first_transaction() {
     around(
         Rule::CoalescingKeepsTransaction,
+        property::MISMATCH,
         Bounds {
             coalesces: 1,
             extra_snapshots: 1,
@@ -96,13 +105,14 @@ fn coalescing_keeps_the_first_transaction() {
 
 #[test]
 fn start_is_confirmed_before_the_read() {
-    around(Rule::StartBeforeRead, Bounds::default());
+    around(Rule::StartBeforeRead, property::IN_FORCE, Bounds::default());
 }
 
 #[test]
 fn position_and_rows_are_of_one_transaction() {
     around(
         Rule::OneTransactionRead,
+        property::IN_FORCE,
         Bounds {
             extra_snapshots: 1,
             ..Bounds::default()
@@ -112,13 +122,18 @@ fn position_and_rows_are_of_one_transaction() {
 
 #[test]
 fn digests_are_compared_only_from_where_they_can_be() {
-    around(Rule::ComparableFrom, synced_with_extra());
+    around(
+        Rule::ComparableFrom,
+        property::MISMATCH,
+        synced_with_extra(),
+    );
 }
 
 #[test]
 fn no_digest_is_compared_in_a_backlog() {
     around(
         Rule::NoDigestInBacklog,
+        property::MISMATCH,
         Bounds {
             users_before: 2,
             keys: 3,
@@ -134,6 +149,7 @@ fn no_digest_is_compared_in_a_backlog() {
 fn a_new_leader_assumes_a_backlog() {
     around(
         Rule::NewLeaderAssumesABacklog,
+        property::MISMATCH,
         Bounds {
             users_before: 2,
             keys: 3,
@@ -150,6 +166,7 @@ fn a_new_leader_assumes_a_backlog() {
 fn a_gap_is_noticed() {
     around(
         Rule::GapIsNoticed,
+        property::IN_FORCE,
         Bounds {
             overflows: 1,
             ..synced()
@@ -161,6 +178,7 @@ fn a_gap_is_noticed() {
 fn rows_are_obeyed_only_of_a_source_whose_start_was_seen() {
     around(
         Rule::StartWasSeen,
+        property::IN_FORCE,
         Bounds {
             syncs: 1,
             disconnects: 1,
@@ -173,6 +191,7 @@ fn rows_are_obeyed_only_of_a_source_whose_start_was_seen() {
 fn nothing_is_swept_by_rows_that_do_not_add_up() {
     around(
         Rule::RowsAddUp,
+        property::SWEEP,
         Bounds {
             overflows: 1,
             extra_snapshots: 1,
@@ -186,9 +205,10 @@ fn nothing_is_swept_by_rows_that_do_not_add_up() {
 fn a_dead_source_is_given_up() {
     around(
         Rule::DeadSourceIsGivenUp,
+        property::CONVERGES,
         Bounds {
-            syncs: 1,
-            failed_syncs: 1,
+            extra_snapshots: 1,
+            cuts: 1,
             writes: 0,
             ..synced()
         },
@@ -199,6 +219,7 @@ fn a_dead_source_is_given_up() {
 fn a_restore_begins_an_epoch() {
     around(
         Rule::RestoreBeginsEpoch,
+        property::IN_FORCE,
         Bounds {
             restores: 1,
             ..synced()
@@ -217,12 +238,78 @@ fn synced_with_extra() -> Bounds {
 fn a_report_tells_the_last_number_seen() {
     around(
         Rule::ReportTellsWhatWasSeen,
+        property::CONVERGES,
         Bounds {
             writes: 1,
             restores: 1,
             silent_restore: true,
             snapshots_at_most: 4,
             ..Bounds::default()
+        },
+    );
+}
+
+#[test]
+fn numbers_are_given_in_the_order_of_commits() {
+    around(
+        Rule::NumbersFollowCommits,
+        property::CONVERGES,
+        Bounds {
+            open_transactions: true,
+            bookmarks: 0,
+            ..synced()
+        },
+    );
+}
+
+#[test]
+fn count_and_digest_are_stored_with_the_numbers() {
+    around(
+        Rule::DigestWithNumbers,
+        property::MISMATCH,
+        Bounds {
+            crashes: 1,
+            ..synced()
+        },
+    );
+}
+
+#[test]
+fn the_newest_change_of_a_user_is_told_by_its_version() {
+    around(
+        Rule::CoalescingFollowsVersions,
+        property::IN_FORCE,
+        Bounds {
+            nested_writes: true,
+            keys: 3,
+            writes: 1,
+            ..synced()
+        },
+    );
+}
+
+#[test]
+fn a_late_request_never_joins_a_read() {
+    around(
+        Rule::LateNeverJoins,
+        property::IN_FORCE,
+        Bounds {
+            extra_snapshots: 2,
+            ..synced()
+        },
+    );
+}
+
+#[test]
+fn a_full_sync_that_was_begun_anew_is_not_completed() {
+    around(
+        Rule::CompletionIsFenced,
+        property::IN_FORCE,
+        Bounds {
+            syncs: 1,
+            zombie_syncs: 1,
+            writes: 1,
+            ..synced()
         },
     );
 }

@@ -27,6 +27,7 @@ use wire_contract::specs;
 use crate::keys::KeyRing;
 use crate::lock::{self, Lock};
 use numbering::{Fenced, RelayState};
+pub use publish::{bookmark_of, confirmed_prefix};
 
 /// Rows numbered and published at a time.
 const BATCH: i64 = 500;

@@ -163,6 +163,8 @@ pub fn plan(mut all: Vec<OutboxRow>, mut state: RelayState) -> anyhow::Result<Ba
     let mut superseded = Vec::new();
     let mut rows: Vec<OutboxRow> = Vec::with_capacity(all.len());
     for mut row in all {
+        // Each of them, not only the first and the last: what lies between may be in another batch.
+        state.fold(&row)?;
         if let Some(older) = rows.pop_if(|last| last.user_id == row.user_id) {
             superseded.push(older.id);
             row.stand_for(older);
@@ -174,20 +176,26 @@ pub fn plan(mut all: Vec<OutboxRow>, mut state: RelayState) -> anyhow::Result<Ba
         state.sequence += 1;
         row.epoch = state.epoch;
         row.sequence = state.sequence;
-        if let Some(Json(old)) = &row.old_image {
-            state.digest -= old.digest()?;
-            state.user_count -= 1;
-        }
-        if let Some(Json(new)) = &row.new_image {
-            state.digest += new.digest()?;
-            state.user_count += 1;
-        }
     }
     Ok(Batch {
         rows,
         superseded,
         state,
     })
+}
+
+impl RelayState {
+    fn fold(&mut self, row: &OutboxRow) -> anyhow::Result<()> {
+        if let Some(Json(old)) = &row.old_image {
+            self.digest -= old.digest()?;
+            self.user_count -= 1;
+        }
+        if let Some(Json(new)) = &row.new_image {
+            self.digest += new.digest()?;
+            self.user_count += 1;
+        }
+        Ok(())
+    }
 }
 
 /// The database is not the one in which the term began.
@@ -286,7 +294,7 @@ pub async fn position(connection: &mut PgConnection) -> sqlx::Result<Position> {
     Ok(Position { epoch, sequence })
 }
 
-/// Numbers up to `limit` rows.
+/// Numbers up to `limit` rows, and what else there is of their users.
 ///
 /// # Errors
 /// [`Fenced`] when `term` is over.
@@ -312,7 +320,11 @@ async fn number_batch(pool: &PgPool, term: i64, limit: i64) -> anyhow::Result<Ba
     let rows: Vec<OutboxRow> = sqlx::query_as(
         "SELECT id, 0::bigint AS epoch, 0::bigint AS sequence, user_id, version, old_image, new_image,
                 traceparent, tracestate, occurred_at, coalesce(waiting_since, occurred_at) AS committed_at
-         FROM outbox WHERE sequence IS NULL ORDER BY id LIMIT $1",
+         FROM outbox
+         -- All of a user, beyond the limit, too: parts of a statement must not be numbered, or coalesced, apart.
+         WHERE sequence IS NULL AND user_id IN (
+             SELECT user_id FROM outbox WHERE sequence IS NULL ORDER BY id LIMIT $1)
+         ORDER BY id",
     )
     .bind(limit)
     .fetch_all(&mut *transaction)

@@ -51,6 +51,47 @@ fn empty() -> RelayState {
 }
 
 #[test]
+fn a_batch_may_end_between_two_rows_of_one_statement() {
+    // The trigger inside the statement queued version 5 before version 4.
+    let versioned = |mut row: OutboxRow, version| {
+        row.version = version;
+        row
+    };
+    let rows = vec![
+        versioned(row(1, 7, image(7, 2), image(7, 3)), 3),
+        versioned(row(2, 7, image(7, 4), image(7, 5)), 5),
+    ];
+    let left = versioned(row(3, 7, image(7, 3), image(7, 4)), 4);
+    let first = plan(rows, empty()).expect("plan");
+    assert_eq!((first.rows[0].id, first.rows[0].version), (2, 5));
+    let whole = plan(vec![left], first.state).expect("plan").state;
+    let mut expected = empty();
+    expected
+        .fold(&row(0, 7, image(7, 2), image(7, 5)))
+        .expect("whole images");
+    assert_eq!(
+        (whole.digest, whole.user_count),
+        (expected.digest, expected.user_count)
+    );
+}
+
+#[test]
+fn of_two_rows_of_one_statement_the_higher_version_is_the_newest() {
+    let mut inner = row(1, 7, image(7, 4), image(7, 5));
+    inner.version = 5;
+    let mut outer = row(2, 7, image(7, 3), image(7, 4));
+    outer.version = 4;
+    let batch = plan(vec![inner, outer], empty()).expect("plan");
+    assert_eq!(
+        (batch.rows[0].id, batch.superseded.as_slice()),
+        (1, [2].as_slice())
+    );
+    let image = |image: &Option<Json<WireImage>>| image.as_ref().map(|Json(it)| it.version);
+    let (old, new) = (&batch.rows[0].old_image, &batch.rows[0].new_image);
+    assert_eq!((image(old), image(new)), (Some(3), Some(5)));
+}
+
+#[test]
 fn numbers_are_contiguous_in_the_order_of_the_rows() {
     let rows = vec![
         row(4, 1, None, image(1, 4)),

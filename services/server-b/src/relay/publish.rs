@@ -71,7 +71,7 @@ async fn deliver(
 /// How many, from the first, were confirmed without a hole: a row behind a hole must stay, or a replica
 /// would see a gap after a crash.
 #[must_use]
-fn confirmed_prefix(results: &[Result<(), PublishError>]) -> usize {
+pub fn confirmed_prefix<E>(results: &[Result<(), E>]) -> usize {
     results.iter().take_while(|result| result.is_ok()).count()
 }
 
@@ -125,13 +125,10 @@ fn micros(at: OffsetDateTime) -> i64 {
 /// A digest version that no replica knows: unprovable, not wrong.
 const NOT_COMPARABLE: u16 = 0;
 
-/// Tells what the users amount to at `state`. Not confirmed is not an error: another follows.
-pub(super) async fn bookmark(
-    relay: &Relay,
-    state: &RelayState,
-    in_backlog: bool,
-) -> anyhow::Result<()> {
-    let event = ConfigEvent::Bookmark(Bookmark {
+/// What the users amount to at `state`; in the middle of a backlog nothing that could be compared.
+#[must_use]
+pub fn bookmark_of(state: &RelayState, in_backlog: bool) -> Bookmark {
+    Bookmark {
         position: Position {
             epoch: state.epoch,
             sequence: state.sequence,
@@ -144,7 +141,16 @@ pub(super) async fn bookmark(
             DIGEST_VERSION
         },
         audited_at: state.audited_at,
-    });
+    }
+}
+
+/// Tells replicas. Not confirmed is not an error: another follows.
+pub(super) async fn bookmark(
+    relay: &Relay,
+    state: &RelayState,
+    in_backlog: bool,
+) -> anyhow::Result<()> {
+    let event = ConfigEvent::Bookmark(bookmark_of(state, in_backlog));
     let message = Message::to_fanout(CONFIG_EVENTS_EXCHANGE, event.event_type(), event.encode());
     match relay.publisher.publish(message).await {
         Ok(()) => numbering::note_bookmark(&relay.pool).await,

@@ -95,7 +95,9 @@ impl CacheState {
     /// A fresh queue is bound: anything may have been missed before it. The users stay, unproven.
     pub fn subscribed(&mut self) {
         self.clock += 1;
-        self.sources.clear();
+        if self.rules.has(Rule::SubscribedForgetsSources) {
+            self.sources.clear();
+        }
         self.purge_tombstones();
         self.stream.begin(self.clock);
     }
@@ -184,7 +186,7 @@ impl CacheState {
     ) -> Effect {
         if self.rules.has(Rule::HigherVersionWins)
             && let Some(entry) = self.users.get_mut(id)
-            && entry.rank >= rank
+            && self.rules.order(entry.rank) >= self.rules.order(rank)
         {
             entry.confirm(rank.0, as_of, self.clock);
             return match effect {
@@ -213,11 +215,15 @@ impl CacheState {
     }
 
     fn row(&mut self, id: Uuid, as_of: Position, user: &UserRecord) -> Effect {
-        let Some(source) = self.sources.get_mut(id) else {
-            return Effect::UnknownSource;
+        let obeyed = self.is_obeyed_after_its_end(id);
+        let (started, overtaken) = match self.sources.get_mut(id) {
+            Some(source) => {
+                source.count_row(user);
+                (source.started, source.overtaken)
+            }
+            None if obeyed => (0, None),
+            None => return Effect::UnknownSource,
         };
-        source.count_row(user);
-        let (started, overtaken) = (source.started, source.overtaken);
         // A source that read later has completed: what this row tells of has changed, or gone, since.
         if self.rules.has(Rule::OldReadsAreNotNews) && overtaken.is_some_and(|read| as_of < read) {
             return Effect::Stale;
@@ -230,7 +236,8 @@ impl CacheState {
         if let Some(entry) = self.users.get_mut(user.user_id)
             && (entry.touched > started || !replace)
             && compare
-            && (entry.rank, entry.as_of) >= (rank, as_of.sequence)
+            && (self.rules.order(entry.rank), entry.as_of)
+                >= (self.rules.order(rank), as_of.sequence)
         {
             entry.confirm(as_of.epoch, as_of.sequence, self.clock);
             return Effect::Stale;
@@ -238,6 +245,11 @@ impl CacheState {
         let record = Some(user_of(user));
         self.put(user.user_id, rank, as_of.sequence, record, Some(started));
         Effect::Applied
+    }
+
+    /// A source that has ended and is obeyed all the same, by the model checker's wish.
+    fn is_obeyed_after_its_end(&self, id: Uuid) -> bool {
+        self.last_sync_id == Some(id) && !self.rules.has(Rule::EndedSourcesAreOver)
     }
 
     fn put(
@@ -300,7 +312,7 @@ impl CacheState {
     }
 
     fn aborted(&mut self, id: Uuid) -> Effect {
-        if self.abandon(id) {
+        if !self.rules.has(Rule::AbortedSourcesAreGivenUp) || self.abandon(id) {
             Effect::SourceAborted
         } else {
             Effect::UnknownSource

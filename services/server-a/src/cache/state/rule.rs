@@ -1,10 +1,14 @@
 //! The rules of the merge by name, so that the model checker can take one away.
 
+use super::users::Rank;
+
 /// A rule of the merge. Only the model checker can take one away, to see that it is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     /// Of stream events the higher (epoch, version) wins.
     HigherVersionWins,
+    /// A higher epoch is newer, whatever the versions: those of a restored database begin anew.
+    EpochsBeforeVersions,
     /// A number that was seen is not taken again.
     NumbersOnce,
     /// A row is compared with what touched its entry since its source started.
@@ -13,6 +17,12 @@ pub enum Rule {
     UntouchedEntriesAreReplaced,
     /// A row that was read before a completed source is not news.
     OldReadsAreNotNews,
+    /// A fresh subscription knows of no source: its rows may have been lost with the queue before.
+    SubscribedForgetsSources,
+    /// What a source says after its end is not obeyed.
+    EndedSourcesAreOver,
+    /// A source that server B gave up is given up.
+    AbortedSourcesAreGivenUp,
     /// A completed source sweeps what nothing touched.
     Sweep,
     /// It sweeps what is known only from before its position, too.
@@ -55,6 +65,15 @@ impl Rules {
     #[cfg(feature = "model")]
     pub fn has(self, rule: Rule) -> bool {
         self.without != Some(rule)
+    }
+
+    /// What ranks are compared by.
+    pub fn order(self, rank: Rank) -> Rank {
+        if self.has(Rule::EpochsBeforeVersions) {
+            rank
+        } else {
+            (0, rank.1)
+        }
     }
 
     #[cfg(not(feature = "model"))]

@@ -176,7 +176,8 @@ impl Users {
     ) {
         if let Some(slot) = self.keys.get(&key) {
             let newer_holder = self.entries.get(&slot.user_id).is_some_and(|holder| {
-                holder.rank > rank && source_started.is_none_or(|started| holder.touched > started)
+                self.rules.order(holder.rank) > self.rules.order(rank)
+                    && source_started.is_none_or(|started| holder.touched > started)
             });
             if newer_holder && self.rules.has(Rule::KeysFollowVersions) {
                 return;
