@@ -89,6 +89,12 @@ struct Sent {
     code: String,
 }
 
+/// Sends of the first replica with this outcome at the broker.
+fn published(app: &App, outcome: &str) -> f64 {
+    let labels = format!("\"{outcome}\",purpose=\"sms publisher\"");
+    app.replicas[0].metric(app.http(), "identity_amqp_published_total", &labels)
+}
+
 #[test]
 fn when_the_queue_is_deleted_under_load_no_returned_message_is_a_202() {
     let (setup, guards) = Setup::shared();
@@ -126,9 +132,7 @@ fn when_the_queue_is_deleted_under_load_no_returned_message_is_a_202() {
         let deleted = Instant::now();
         // The broker may end the connection with the queue: only on the next one are messages returned.
         eventually(DEADLINE, "returned messages", || {
-            let labels = "\"returned\",purpose=\"sms publisher\"";
-            let returned =
-                app.replicas[0].metric(app.http(), "identity_amqp_published_total", labels);
+            let returned = published(&app, "returned");
             ensure!(returned > 200.0, "{returned} returned");
             anyhow::Ok(())
         });
@@ -158,16 +162,10 @@ fn when_the_queue_is_deleted_under_load_no_returned_message_is_a_202() {
         };
         assert!(fits, "{} {}, before: {before}", it.status, it.code);
     }
-    let replica = &app.replicas[0];
-    let confirmed = replica.metric(
-        app.http(),
-        "identity_amqp_published_total",
-        "\"confirmed\",purpose=\"sms publisher\"",
-    );
+    let confirmed = published(&app, "confirmed");
     let not_queued: f64 = ["returned", "refused", "not_connected"]
         .map(|outcome| {
-            let labels = format!("\"{outcome}\",purpose=\"sms publisher\"");
-            let count = replica.metric(app.http(), "identity_amqp_published_total", &labels);
+            let count = published(&app, outcome);
             println!("{outcome}: {count}");
             count
         })
