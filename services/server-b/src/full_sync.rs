@@ -166,9 +166,7 @@ impl FullSyncs {
                     metrics::failed();
                     let text = format!("{error:#}");
                     tracing::error!(%sync_id, error = text, "full sync failed");
-                    if !error.is::<Superseded>() {
-                        self.give_up(sync_id).await;
-                    }
+                    self.give_up(&attempt).await;
                     self.finish(&attempt, Some(&text)).await?;
                 }
             }
@@ -215,6 +213,7 @@ impl FullSyncs {
         self.note_read(sync_id, &users).await?;
         self.publish_rows(attempt, &users, spool).await?;
         let comparable_from = users.comparable_from(&self.pool).await?;
+        self.still_runs(attempt).await?;
         self.publish(&ConfigEvent::SyncCompleted(SyncCompleted {
             sync_id,
             position: users.position,
@@ -229,7 +228,12 @@ impl FullSyncs {
     }
 
     /// Replicas prove nothing while a sync is under way: they need not wait until it seems dead.
-    async fn give_up(&self, sync_id: Uuid) {
+    async fn give_up(&self, attempt: &Attempt) {
+        let sync_id = attempt.sync_id;
+        if let Err(error) = self.still_runs(attempt).await {
+            // What another server B runs by now must not be given up.
+            return tracing::info!(error = format!("{error:#}"), %sync_id, "replicas were not told that the full sync failed");
+        }
         let aborted = ConfigEvent::SyncAborted(SyncAborted { sync_id });
         if let Err(error) = self.publish(&aborted).await {
             tracing::warn!(%error, %sync_id, "replicas were not told that the full sync failed");
@@ -317,18 +321,32 @@ impl FullSyncs {
     }
 
     /// # Errors
-    /// When another server B runs the sync now: this one lost its lock without noticing.
+    /// As [`Self::still_runs`].
     async fn note_progress(&self, attempt: &Attempt, published: u64) -> anyhow::Result<()> {
+        self.note(attempt, Some(published)).await
+    }
+
+    /// # Errors
+    /// When another server B runs the sync now: this one lost its lock without noticing.
+    async fn still_runs(&self, attempt: &Attempt) -> anyhow::Result<()> {
+        self.note(attempt, None).await
+    }
+
+    async fn note(&self, attempt: &Attempt, published: Option<u64>) -> anyhow::Result<()> {
         let noted = sqlx::query(
-            "UPDATE syncs SET users_published = $3 WHERE sync_id = $1 AND started_at = $2",
+            "UPDATE syncs SET users_published = coalesce($3, users_published)
+             WHERE sync_id = $1 AND started_at = $2",
         )
         .bind(attempt.sync_id)
         .bind(attempt.started_at)
-        .bind(i64::try_from(published).unwrap_or(i64::MAX))
+        .bind(published.map(|published| i64::try_from(published).unwrap_or(i64::MAX)))
         .execute(&self.pool)
         .await
         .context("cannot note the progress of a full sync")?;
-        anyhow::ensure!(noted.rows_affected() == 1, Superseded);
+        anyhow::ensure!(
+            noted.rows_affected() == 1,
+            "another server B runs this full sync now"
+        );
         Ok(())
     }
 
@@ -349,11 +367,6 @@ impl FullSyncs {
         }
     }
 }
-
-/// The lock was lost unnoticed.
-#[derive(Debug, thiserror::Error)]
-#[error("another server B runs this full sync now")]
-struct Superseded;
 
 /// One run of a full sync. `started_at` tells it from a run by another server B.
 #[derive(Debug, Clone, Copy, sqlx::FromRow)]

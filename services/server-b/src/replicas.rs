@@ -12,7 +12,9 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use parking_lot::RwLock;
 use serde::Serialize;
-use service_runtime::amqp::{ConnectionState, Connector, declare_queue, event_type, set_up};
+use service_runtime::amqp::{
+    ConnectionState, Connector, Message, Publisher, declare_queue, event_type, set_up,
+};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -28,25 +30,32 @@ const PREFETCH: u16 = 500;
 /// Beyond a replica's lease: clocks drift, reports travel, and a link that brings none is found dead only by its heartbeats.
 /// Until then [`wait`] must not take a replica that is not heard for one that is gone.
 const LEASE_MARGIN_MS: i64 = 15_000;
-/// How often a process that hears the replicas notes so.
-const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// How often a process tries whether it hears the replicas.
+const PING_EVERY: Duration = Duration::from_secs(1);
 /// Nobody noted it for so long: whether there are replicas that serve is not known.
 const DEAF_AFTER_SECS: f64 = 5.0;
+/// Replicas report each second: after so long without a break each has been heard that is there.
+const HEARD_ALL_AFTER_SECS: f64 = 3.0;
+/// What server B sends into the queue of the reports: when it comes out, so does what replicas send.
+const INTAKE_PING: &str = "intake.ping";
+/// A ping that nobody took by then tells nothing.
+const PING_EXPIRES_MS: u64 = 5_000;
 /// How often the replicas are looked at while someone waits for them.
 const WAIT_POLL: Duration = Duration::from_millis(50);
 /// Pause after the database refused a batch.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Stores the reports until `shutdown`.
+/// Stores the reports until `shutdown`. `publisher` sends pings into their queue.
 pub async fn run(
     connector: Connector,
+    publisher: Publisher,
     pool: PgPool,
     state: Arc<RwLock<ConnectionState>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     connector
         .supervise("replica reports", &state, &shutdown, |connection| {
-            session(connection, &pool, &shutdown)
+            session(connection, &publisher, &pool, &shutdown)
         })
         .await;
     Ok(())
@@ -54,34 +63,37 @@ pub async fn run(
 
 async fn session(
     connection: Connection,
+    publisher: &Publisher,
     pool: &PgPool,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (channel, mut reports) = set_up(subscribe(&connection)).await?;
-    let mut note = interval(NOTE_EVERY);
-    note.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ping = interval(PING_EVERY);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let first = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            _ = note.tick() => {
-                if let Err(error) = note_heard(pool).await {
-                    tracing::debug!(error = format!("{error:#}"), "not noted that replicas are heard");
-                }
+            _ = ping.tick() => {
+                tokio::spawn(ping_intake(publisher.clone()));
                 continue;
             }
             delivery = reports.next() => delivery.context("consumer cancelled")??,
         };
         let mut last_tag = first.delivery_tag;
-        let mut batch = HashMap::new();
-        take(&mut batch, &first);
+        let mut batch = Batch::default();
+        batch.take(&first);
         while let Some(Some(next)) = reports.next().now_or_never() {
             let next = next?;
             last_tag = next.delivery_tag;
-            take(&mut batch, &next);
+            batch.take(&next);
         }
-        let reports: Vec<ReplicaReport> = batch.into_values().collect();
+        let reports: Vec<ReplicaReport> = batch.newest.into_values().collect();
         let stored = async {
             store(pool, &reports).await?;
+            if batch.pinged {
+                // After the reports that came before it.
+                note_heard(pool).await?;
+            }
             notice_restore(pool, &reports).await
         };
         if let Err(error) = stored.await {
@@ -113,13 +125,35 @@ async fn subscribe(connection: &Connection) -> anyhow::Result<(Channel, Consumer
     Ok((channel, reports))
 }
 
-/// The newest report of each replica is enough.
-fn take(batch: &mut HashMap<String, ReplicaReport>, delivery: &Delivery) {
-    match decode_json::<ReplicaReport>(event_type(delivery), &delivery.data) {
-        Ok(report) => {
-            batch.insert(report.instance.clone(), report);
+#[derive(Default)]
+struct Batch {
+    /// The newest report of each replica is enough.
+    newest: HashMap<String, ReplicaReport>,
+    pinged: bool,
+}
+
+impl Batch {
+    fn take(&mut self, delivery: &Delivery) {
+        if event_type(delivery) == INTAKE_PING {
+            self.pinged = true;
+            return;
         }
-        Err(error) => tracing::warn!(%error, "malformed replica report ignored"),
+        match decode_json::<ReplicaReport>(event_type(delivery), &delivery.data) {
+            Ok(report) => {
+                self.newest.insert(report.instance.clone(), report);
+            }
+            Err(error) => tracing::warn!(%error, "malformed replica report ignored"),
+        }
+    }
+}
+
+/// Lost, it is followed by another.
+async fn ping_intake(publisher: Publisher) {
+    let mut message = Message::to_queue(CONFIG_REPLICA_REPORTS, INTAKE_PING, b"{}".to_vec());
+    message.persistent = false;
+    message.expiration_ms = Some(PING_EXPIRES_MS);
+    if let Err(error) = publisher.publish(message).await {
+        tracing::debug!(%error, "a ping of the replica reports was not confirmed");
     }
 }
 
@@ -165,20 +199,27 @@ async fn store(pool: &PgPool, reports: &[ReplicaReport]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whoever reports is heard.
+/// Whoever reports is heard, since when without a break.
 async fn note_heard(pool: &PgPool) -> anyhow::Result<()> {
-    sqlx::query("UPDATE replica_intake SET heard_at = now()")
-        .execute(pool)
-        .await
-        .context("cannot note that replicas are heard")?;
+    sqlx::query(
+        "UPDATE replica_intake SET
+             heard_at = now(),
+             heard_since = CASE WHEN heard_at < now() - make_interval(secs => $1) THEN now() ELSE heard_since END",
+    )
+    .bind(DEAF_AFTER_SECS)
+    .execute(pool)
+    .await
+    .context("cannot note that replicas are heard")?;
     Ok(())
 }
 
 async fn is_heard(pool: &PgPool) -> anyhow::Result<bool> {
     let heard = sqlx::query_scalar(
-        "SELECT heard_at > now() - make_interval(secs => $1) FROM replica_intake",
+        "SELECT heard_at > now() - make_interval(secs => $1) AND heard_since < now() - make_interval(secs => $2)
+         FROM replica_intake",
     )
     .bind(DEAF_AFTER_SECS)
+    .bind(HEARD_ALL_AFTER_SECS)
     .fetch_one(pool)
     .await;
     heard.context("cannot tell whether replicas are heard")

@@ -177,12 +177,13 @@ impl Stream {
         let snapshots = Snapshots {
             suspicion: self.suspicion,
             connector: self.connector.clone(),
-            publisher: self.replies,
+            publisher: self.replies.clone(),
             pool: self.pool.clone(),
             state: self.consumers.snapshots,
         };
         let reports = replicas::run(
             self.connector,
+            self.replies,
             self.pool,
             self.consumers.reports,
             shutdown(),

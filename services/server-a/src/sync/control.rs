@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
@@ -133,10 +134,10 @@ impl Control {
         if self.pinging.swap(true, Ordering::AcqRel) {
             return;
         }
-        let sent = Instant::now();
-        let ping = ReplicaPing {
-            sent_us: u64::try_from(sent.duration_since(began).as_micros()).unwrap_or(u64::MAX),
-        };
+        let sent_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        // As it will be told when it comes back: to the microsecond.
+        let sent = began + Duration::from_micros(sent_us);
+        let ping = ReplicaPing { sent_us };
         let mut message = Message::to_queue(queue, ReplicaPing::TYPE, encode_json(&ping));
         message.persistent = false;
         let (control, cache) = (self.clone(), cache.clone());

@@ -48,6 +48,9 @@ const COALESCE_EVERY: Duration = Duration::from_millis(500);
 const COALESCE_PAUSE: u32 = 10;
 /// Pause after an error.
 const RETRY: Duration = Duration::from_millis(500);
+/// So long a leader that has no broker keeps the lead, and then leaves it for a while to a server B that may have one.
+const LEAD_WITHOUT_BROKER: Duration = Duration::from_secs(5);
+const STAND_BACK: Duration = Duration::from_secs(2);
 /// Channel on which the trigger wakes a sleeping relay.
 const WAKE_CHANNEL: &str = "identity_sync_outbox";
 
@@ -110,21 +113,25 @@ impl Relay {
                 () = shutdown.cancelled() => break,
                 ended = self.campaign() => ended,
             };
-            if let Err(error) = ended {
+            let pause = if let Err(error) = ended {
                 let text = format!("{error:#}");
                 tracing::warn!(error = text, "relay interrupted");
                 self.status.write().last_error = Some(text);
-            }
+                RETRY
+            } else {
+                tracing::info!("no broker: the lead is left to another server B, if there is one");
+                STAND_BACK
+            };
             self.status.write().leader = false;
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                () = tokio::time::sleep(RETRY) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
         Ok(())
     }
 
-    /// Waits for the lead, and leads; returns when it no longer does.
+    /// Waits for the lead, and leads; returns when it no longer does: without an error, if for lack of a broker.
     async fn campaign(&self) -> anyhow::Result<()> {
         let leadership = Lock::acquire(&self.pool, lock::RELAY).await?;
         tokio::time::timeout(STEP_TIMEOUT, self.begin_term(leadership))
@@ -160,6 +167,7 @@ impl Relay {
             last_bookmark: None,
             next_coalesce: Instant::now(),
             asleep: false,
+            no_broker: None,
             in_backlog: true,
             caught_up: None,
         })
@@ -178,6 +186,8 @@ struct Term<'a> {
     last_bookmark: Option<Instant>,
     next_coalesce: Instant,
     asleep: bool,
+    /// Since when there is none.
+    no_broker: Option<Instant>,
     /// The last batch was full, or may have been in the term before: coalescing may have put a key's new holder before the
     /// change by which its old one lost it, so digests agree only at the end of the backlog.
     in_backlog: bool,
@@ -188,11 +198,15 @@ struct Term<'a> {
 impl Term<'_> {
     async fn lead(&mut self) -> anyhow::Result<()> {
         // The term before may have ended because the broker takes nothing, though it is connected.
+        self.leadership.check().await?;
         tokio::time::timeout(STEP_TIMEOUT, self.coalesce())
             .await
             .context(NO_ANSWER)??;
         loop {
             self.leadership.check().await?;
+            if (self.no_broker).is_some_and(|since| since.elapsed() > LEAD_WITHOUT_BROKER) {
+                return Ok(());
+            }
             tokio::time::timeout(STEP_TIMEOUT, self.step())
                 .await
                 .context(NO_ANSWER)??;
@@ -203,6 +217,7 @@ impl Term<'_> {
         if !self.relay.publisher.is_open() {
             return self.wait_for_broker().await;
         }
+        self.no_broker = None;
         let next = if self.published.is_none() {
             self.replay().await?
         } else {
@@ -295,6 +310,7 @@ impl Term<'_> {
     /// Without a broker the backlog must not grow with every change, only with every changed user.
     async fn wait_for_broker(&mut self) -> anyhow::Result<()> {
         self.published = None;
+        self.no_broker.get_or_insert_with(Instant::now);
         if self.asleep {
             // Nobody will listen for a while: writers need not notify.
             numbering::set_sleeping(&self.relay.pool, self.number, false).await?;

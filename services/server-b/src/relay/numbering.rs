@@ -5,7 +5,7 @@ use service_runtime::trace::TraceContext;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
-use wire_contract::{Position, UserSetDigest};
+use wire_contract::{DIGEST_VERSION, Position, UserSetDigest};
 
 use crate::wire_image::WireImage;
 
@@ -368,11 +368,14 @@ async fn store(transaction: &mut PgConnection, batch: &Batch) -> anyhow::Result<
     .await
     .context("cannot store numbers")?;
     sqlx::query(
-        "UPDATE relay_state SET sequence = $1, user_count = $2, digest = $3, sleeping = false",
+        "UPDATE relay_state SET sequence = $1, user_count = $2, digest = $3, sleeping = false,
+                -- Hashes of two releases in one sum are of neither.
+                digest_version = CASE WHEN digest_version = $4 THEN digest_version ELSE 0 END",
     )
     .bind(batch.state.sequence)
     .bind(batch.state.user_count)
     .bind(batch.state.digest.to_bytes().as_slice())
+    .bind(DIGEST_VERSION.cast_signed())
     .execute(transaction)
     .await
     .context("cannot store the relay's state")?;

@@ -44,7 +44,7 @@ fn empty() -> RelayState {
         sequence: 10,
         user_count: 0,
         digest: UserSetDigest::default(),
-        digest_version: wire_contract::DIGEST_VERSION,
+        digest_version: DIGEST_VERSION,
         audits: 0,
         audited_at: None,
     }

@@ -46,6 +46,8 @@ const GATHER_QUIET_OF_MANY: Duration = Duration::from_millis(1500);
 pub const GATHER_AT_MOST: Duration = Duration::from_secs(4);
 /// Pause before another try to have the turn.
 const RETRY: Duration = Duration::from_millis(500);
+/// So long the turn is kept while the broker is away.
+const KEPT_WITHOUT_BROKER: Duration = Duration::from_secs(5);
 /// Unacknowledged requests.
 const PREFETCH: u16 = 200;
 /// Reads of the table at a time. Requests that come meanwhile share the next.
@@ -81,9 +83,16 @@ impl Snapshots {
     /// Serves until `shutdown`, while no other server B does; a round under way is cut then, and its replicas ask again.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         loop {
+            // Without a broker nobody is answered: another server B may have one.
+            let turn = async {
+                while !self.publisher.is_open() {
+                    tokio::time::sleep(RETRY).await;
+                }
+                Lock::acquire(&self.pool, lock::SNAPSHOTS).await
+            };
             let turn = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                turn = Lock::acquire(&self.pool, lock::SNAPSHOTS) => turn,
+                turn = turn => turn,
             };
             match turn {
                 Ok(turn) => self.serve(turn, shutdown.child_token()).await,
@@ -101,7 +110,7 @@ impl Snapshots {
         }
     }
 
-    /// Until the turn is over or `ended` is cancelled.
+    /// Until the turn is over, there has been no broker for a while, or `ended` is cancelled.
     async fn serve(&self, mut turn: Lock, ended: CancellationToken) {
         let reads = Arc::new(Semaphore::new(READS));
         let sessions =
@@ -113,6 +122,7 @@ impl Snapshots {
             let lost = tokio::select! {
                 () = ended.cancelled() => return,
                 lost = turn.lost() => lost,
+                () = self.no_broker() => anyhow::anyhow!("no broker"),
             };
             tracing::warn!(
                 error = format!("{lost:#}"),
@@ -121,6 +131,17 @@ impl Snapshots {
             ended.cancel();
         };
         tokio::join!(sessions, watch);
+    }
+
+    /// Returns when the broker has been away for longer than a restart of it takes to be noticed.
+    async fn no_broker(&self) {
+        let mut open = Instant::now();
+        while open.elapsed() < KEPT_WITHOUT_BROKER {
+            tokio::time::sleep(RETRY).await;
+            if self.publisher.is_open() && self.state.read().connected {
+                open = Instant::now();
+            }
+        }
     }
 
     async fn session(

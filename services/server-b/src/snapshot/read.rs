@@ -10,8 +10,8 @@ use wire_contract::{Position, UserSetDigest};
 use crate::relay::numbering;
 use crate::wire_image::{ALL_USERS, UserRow, WireImage};
 
-/// Longest read of the table; a million users take seconds.
-const READ_TIMEOUT: Duration = Duration::from_mins(2);
+/// Longest read of the table; a million users take seconds. Shorter than replicas wait for the first row.
+const READ_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long the relay may take to number what a read has seen; it takes milliseconds while it runs.
 const NUMBERED_WITHIN: Duration = Duration::from_mins(1);
 const NUMBERED_POLL: Duration = Duration::from_millis(20);
