@@ -158,7 +158,7 @@ pub fn plan(rows: Vec<OutboxRow>, mut state: RelayState) -> anyhow::Result<Batch
         }
     }
     let mut rows: Vec<OutboxRow> = spans.into_values().map(Span::into_row).collect();
-    rows.sort_unstable_by_key(|row| row.id);
+    rows.sort_unstable_by_key(|row| row.version);
     for row in &mut rows {
         state.sequence += 1;
         row.epoch = state.epoch;
@@ -343,7 +343,10 @@ async fn number_batch(pool: &PgPool, term: i64, limit: i64) -> anyhow::Result<Ba
     let rows: Vec<OutboxRow> = sqlx::query_as(
         "SELECT id, 0::bigint AS epoch, 0::bigint AS sequence, user_id, version, old_image, new_image,
                 traceparent, tracestate, occurred_at, occurred_at AS committed_at
-         FROM outbox WHERE sequence IS NULL ORDER BY id LIMIT $1",
+         FROM outbox WHERE sequence IS NULL
+         -- Not by id: a batch that ended between two rows of one statement, the newer one in it, would leave a hole in what
+         -- its user went through, and coalescing what is left would carry it into the digest for good.
+         ORDER BY version LIMIT $1",
     )
     .bind(limit)
     .fetch_all(&mut *transaction)
