@@ -167,6 +167,6 @@ mod tests {
         let lost = Err(PublishError::Unconfirmed);
         assert_eq!(confirmed_prefix(&[Ok(()), Ok(()), lost, Ok(())]), 2);
         assert_eq!(confirmed_prefix(&[lost, Ok(())]), 0);
-        assert_eq!(confirmed_prefix(&[Ok(())]), 1);
+        assert_eq!(confirmed_prefix::<PublishError>(&[Ok(())]), 1);
     }
 }
