@@ -272,7 +272,12 @@ impl Database {
         if without == Some(Rule::NumbersFollowCommits) {
             self.forget_passed();
         }
-        let rows: Vec<Change> = self.unnumbered().take(limit).cloned().collect();
+        let mut rows: Vec<Change> = self.unnumbered().cloned().collect();
+        if without != Some(Rule::CoalescingFollowsVersions) {
+            // A batch that ended between two rows of one statement would leave a hole in what its user went through.
+            rows.sort_by_key(|change| change.version);
+        }
+        rows.truncate(limit);
         let by_identity = without == Some(Rule::CoalescingFollowsVersions);
         let given = rows.iter().map(|row| to_outbox_row(row, by_identity));
         let batch = plan(given.collect(), self.relay.state()).expect("the images are whole");
@@ -333,6 +338,13 @@ impl Database {
 
     fn numbered_version(&self, user: User) -> i64 {
         self.numbered.get(&user).map_or(0, |row| row.version)
+    }
+
+    /// Whether nothing happened to the user after this position.
+    #[must_use]
+    pub fn is_settled(&self, user: User, position: Position) -> bool {
+        self.unnumbered().all(|change| change.user != user)
+            && self.last.get(&user).is_none_or(|last| *last <= position)
     }
 
     /// Whether count and digest are those of the users as far as they are numbered.

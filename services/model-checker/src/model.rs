@@ -96,7 +96,7 @@ pub mod property {
     /// Equal digests prove equality.
     pub const PROOF: &str = "a proven replica equals the database";
     /// A deleted or superseded key is not accepted, and a good one is, from the position on that the replica tells.
-    pub const IN_FORCE: &str = "what was applied is in force";
+    pub const IN_FORCE: &str = "what is applied is in force";
     /// The whole cache, where nothing is under way.
     pub const EQUAL: &str = "all applied means equal";
     /// At the end of a snapshot or full sync.
@@ -200,12 +200,15 @@ impl State {
         }
     }
 
-    /// Keys that the replica lets in, and rightly.
+    /// Keys that the replica lets in, and rightly: it has seen their users' last changes.
     fn good_keys(&self, keys: u8) -> Vec<Key> {
+        let seen = self.replica.cache.seen().unwrap_or_default();
         (1..=keys)
             .filter(|key| {
-                let holder = holder(&self.database.table, *key).map(UserId::from);
-                holder.is_some() && self.replica.who(*key) == holder
+                holder(&self.database.table, *key).is_some_and(|user| {
+                    self.replica.who(*key) == Some(UserId::from(user))
+                        && self.database.is_settled(user, seen)
+                })
             })
             .collect()
     }
@@ -581,15 +584,13 @@ impl System {
 
     /// For each user whose last change is applied, and who has none under way: its key lets it in, no other does.
     fn is_in_force(&self, state: &State) -> bool {
-        let Some(applied) = state.replica.cache.last_applied() else {
+        let Some(applied) = state.replica.cache.applied() else {
             return true;
         };
         let database = &state.database;
         state.database.unnoticed_restore
             || (1..=self.0.users).all(|user| {
-                let settled = database.unnumbered().all(|change| change.user != user)
-                    && database.last.get(&user).is_none_or(|last| *last <= applied);
-                !settled
+                !database.is_settled(user, applied)
                     || (1..=self.0.keys).all(|key| {
                         let own = database.table.get(&user).and_then(|row| row.key) == Some(key);
                         (state.replica.who(key) == Some(i64::from(user))) == own

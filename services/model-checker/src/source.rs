@@ -189,7 +189,7 @@ impl System {
         let joins = self.0.without == Some(Rule::LateNeverJoins) && queue.is_some();
         let mut others = state.sources.iter().filter(|other| other.queue.is_some());
         match others.find_map(|other| other.stage.begun_anew()) {
-            Some(begun) if joins => begun,
+            Some(read) if joins => read,
             _ => Stage::Started,
         }
     }

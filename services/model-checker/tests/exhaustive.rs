@@ -259,7 +259,7 @@ fn the_database_is_restored_amid_overflow_and_disconnect() {
         "restore, overflow and disconnect",
         Bounds {
             synced_before: true,
-            writes: 2,
+            writes: 1,
             restores: 1,
             overflows: 1,
             disconnects: 1,

@@ -171,7 +171,7 @@ pub fn plan(mut all: Vec<OutboxRow>, mut state: RelayState) -> anyhow::Result<Ba
         }
         rows.push(row);
     }
-    rows.sort_unstable_by_key(|row| row.id);
+    rows.sort_unstable_by_key(|row| row.version);
     for row in &mut rows {
         state.sequence += 1;
         row.epoch = state.epoch;
