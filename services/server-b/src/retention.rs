@@ -48,7 +48,8 @@ const SMS: [Purge; 2] = [
         table: "sms_usage",
         sql: "DELETE FROM sms_usage WHERE (day, user_id) IN (
                   SELECT day, user_id FROM sms_usage
-                  WHERE day < (now() AT TIME ZONE 'UTC')::date - $1
+                  -- An SMS may wait for 30 days, and is charged to the day of its submission when it is stored.
+                  WHERE day < (now() AT TIME ZONE 'UTC')::date - greatest($1, 32)
                   ORDER BY day LIMIT 1000 FOR UPDATE SKIP LOCKED)",
     },
 ];
@@ -100,7 +101,7 @@ pub async fn run(pool: PgPool, sms_days: u16, shutdown: CancellationToken) -> an
             if looks % PURGE_EVERY_LOOKS == 0 {
                 purge_all(&pool, sms_days.into()).await?;
             }
-            receipts::settle_kept(&pool).await?;
+            receipts::settle_all(&pool).await?;
             receipts::give_up(&pool).await
         };
         tokio::select! {

@@ -223,15 +223,17 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
-        // SQLSTATE: connection exceptions, resources, operator intervention (shutdown, start-up), deadlocks; a
-        // server that has become a read-only standby; tables that are yet to be made.
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            ["08", "53", "57", "40", "25006", "42P01"]
-                .iter()
-                .any(|state| code.starts_with(state))
-        }),
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| passes(&code)),
         _ => false,
     }
+}
+
+/// SQLSTATE: connection exceptions, resources, operator intervention (shutdown, start-up, a statement's limit of time),
+/// deadlocks; a server that has become a read-only standby; tables that are yet to be made; a lock's limit of time.
+fn passes(sqlstate: &str) -> bool {
+    ["08", "53", "57", "40", "25006", "42P01", "55P03"]
+        .iter()
+        .any(|state| sqlstate.starts_with(state))
 }
 
 /// For statements that matter in a trace.
@@ -296,6 +298,16 @@ mod tests {
         // Deadlock, read-only after a failover, missing table, disk full, shutdown.
         for sqlstate in ["40P01", "25006", "42P01", "53100", "57P01"] {
             assert!(!is_content_fault(sqlstate), "{sqlstate}");
+        }
+    }
+
+    #[test]
+    fn a_limit_of_time_and_a_deadlock_pass_and_a_violation_does_not() {
+        for sqlstate in ["55P03", "57014", "40P01", "53300", "08006"] {
+            assert!(passes(sqlstate), "{sqlstate}");
+        }
+        for sqlstate in ["55000", "23505", "22021", "42601"] {
+            assert!(!passes(sqlstate), "{sqlstate}");
         }
     }
 

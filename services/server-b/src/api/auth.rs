@@ -1,29 +1,28 @@
 //! The bearer tokens that guard the admin API: that of the configuration, and those of the database.
 
-use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::Context;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use clap::Args;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use service_runtime::problem::Problem;
-use sha2::{Digest, Sha256};
 use sqlx::PgPool;
-use subtle::ConstantTimeEq;
 
 use super::ApiState;
 use super::error::ApiError;
 use crate::actor::Actor;
+use crate::token::{Token, bearer};
 use crate::tokens::{self, Role, Tokens};
 use crate::users::Users;
 
-/// Characters of the token at least.
-const MIN_LENGTH: usize = 16;
+/// A token that is not found by then may be asked for again.
+const LOOK_UP_WITHIN: Duration = Duration::from_secs(5);
 
 /// The token of the admin API.
 #[derive(Debug, Clone, Args)]
@@ -48,52 +47,11 @@ impl AdminTokenArgs {
     ///
     /// # Errors
     /// If there is none, there are two, or it is too short to be a secret.
-    pub fn token(&self) -> anyhow::Result<AdminToken> {
-        let inline = self.admin_token.as_ref().map(ExposeSecret::expose_secret);
-        let file = self.admin_token_file.as_ref();
-        let token = match (
-            inline.filter(|token| !token.is_empty()),
-            file.filter(|path| !path.as_os_str().is_empty()),
-        ) {
-            (Some(_), Some(_)) => bail!("ADMIN_TOKEN and ADMIN_TOKEN_FILE are both set: set one"),
-            (Some(token), None) => SecretString::from(token),
-            (None, Some(path)) => std::fs::read_to_string(path)
-                .with_context(|| format!("ADMIN_TOKEN_FILE: cannot read {}", path.display()))?
-                .into(),
-            (None, None) => {
-                bail!("ADMIN_TOKEN is not set (nor ADMIN_TOKEN_FILE): it guards the admin API")
-            }
-        };
-        // Files end with a newline that nobody means.
-        let token = token.expose_secret().trim();
-        ensure!(
-            token.chars().count() >= MIN_LENGTH,
-            "ADMIN_TOKEN is too short: it needs at least {MIN_LENGTH} characters"
-        );
-        Ok(AdminToken(hash(token)))
+    pub fn token(&self) -> anyhow::Result<Token> {
+        let (inline, file) = (self.admin_token.as_ref(), self.admin_token_file.as_deref());
+        Token::configured("ADMIN_TOKEN", inline, file)?
+            .context("ADMIN_TOKEN is not set (nor ADMIN_TOKEN_FILE): it guards the admin API")
     }
-}
-
-/// The token, as its SHA-256. `Debug` shows nothing.
-#[derive(Clone)]
-pub struct AdminToken([u8; 32]);
-
-impl fmt::Debug for AdminToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AdminToken(…)")
-    }
-}
-
-impl AdminToken {
-    /// Whether a caller presented it. Hashed first: equal lengths, so that the time taken tells nothing.
-    #[must_use]
-    pub fn matches(&self, presented: &str) -> bool {
-        hash(presented).ct_eq(&self.0).into()
-    }
-}
-
-fn hash(token: &str) -> [u8; 32] {
-    Sha256::digest(token.as_bytes()).into()
 }
 
 /// Who calls.
@@ -106,12 +64,19 @@ pub struct Caller {
 
 /// Lets only callers with a token through, to unknown paths neither; with that of a reader only requests that read.
 pub async fn require_token(
-    State(bootstrap): State<AdminToken>,
+    State(bootstrap): State<Token>,
     State(pool): State<PgPool>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let caller = identify(&bootstrap, &pool, request.headers()).await?;
+    let caller = identify(&bootstrap, &pool, request.headers());
+    // The time limit of the handlers begins behind this.
+    let caller = tokio::time::timeout(LOOK_UP_WITHIN, caller)
+        .await
+        .map_err(|_| {
+            let detail = "the token could not be looked up in time";
+            Problem::unavailable("timeout", detail, 5)
+        })??;
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if caller.role == Role::Reader && !reads {
         let detail = "the token has the role `reader`, which may change nothing";
@@ -124,7 +89,7 @@ pub async fn require_token(
 /// Asks the database each time, unless it is the token of the configuration: a revoked token stops at once, and the admin
 /// API is no hot path.
 async fn identify(
-    bootstrap: &AdminToken,
+    bootstrap: &Token,
     pool: &PgPool,
     headers: &HeaderMap,
 ) -> Result<Caller, ApiError> {
@@ -175,13 +140,4 @@ impl FromRequestParts<ApiState> for Tokens {
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
         Ok(Self::new(state.pool.clone(), caller(parts)?.actor))
     }
-}
-
-/// The scheme's name is case-insensitive (RFC 9110, 11.1).
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("Bearer")
-        .then_some(token.trim())
 }

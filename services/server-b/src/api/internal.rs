@@ -175,6 +175,7 @@ impl From<ReadError> for ApiError {
         Self::from(match error {
             ReadError::Database(error) => database::problem(error),
             ReadError::Row(error) => Problem::internal(&error),
+            ReadError::Aborted(error) => Problem::internal(&error.into()),
         })
     }
 }

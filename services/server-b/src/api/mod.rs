@@ -37,9 +37,10 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use auth::{AdminToken, AdminTokenArgs};
+pub use auth::AdminTokenArgs;
 
 use crate::keys::KeyRing;
+use crate::token::Token;
 
 /// A request that waits for a lock longer than this is better given up.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -52,7 +53,7 @@ pub struct ApiState {
     /// Seals API keys.
     pub keys: KeyRing,
     /// The token of the configuration; others are in the database.
-    pub admin_token: AdminToken,
+    pub admin_token: Token,
 }
 
 /// The routes, all under `/admin/v1`, and their description made from the code at `/openapi.json`.

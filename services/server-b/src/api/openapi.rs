@@ -3,10 +3,10 @@
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
+use utoipa::{IntoParams, Modify, OpenApi};
 
-/// Content type of every error (RFC 9457).
-pub const PROBLEM: &str = "application/problem+json";
+pub use service_runtime::problem::openapi::{MEDIA_TYPE as PROBLEM, ProblemBody};
+
 /// Name of the security scheme.
 const TOKEN: &str = "token";
 const METHODS_THAT_WRITE: [&str; 4] = ["post", "put", "patch", "delete"];
@@ -31,23 +31,6 @@ impl Modify for BearerToken {
         let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         components.add_security_scheme(TOKEN, bearer);
     }
-}
-
-/// An error (RFC 9457).
-#[derive(ToSchema)]
-#[schema(as = Problem)]
-#[expect(dead_code, reason = "describes what service_runtime::problem writes")]
-pub struct ProblemBody {
-    /// What the status means
-    title: String,
-    /// The HTTP status
-    status: u16,
-    /// What exactly is wrong
-    detail: String,
-    /// Stable, for programs
-    code: String,
-    /// The field or parameter at fault
-    field: Option<String>,
 }
 
 /// The user in a path.

@@ -5,17 +5,20 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
+use secrecy::ExposeSecret;
 use serde_json::Value;
+use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tower::ServiceExt;
 
-use super::auth::{AdminToken, AdminTokenArgs};
+use super::auth::AdminTokenArgs;
 use super::{ApiState, router};
-use crate::keys::{ApiKeyMode, KeyArgs, KeyRing};
+use crate::keys::{self, ApiKeyMode, KeyArgs, KeyRing};
+use crate::token::Token;
 
 const TOKEN: &str = "0123456789abcdef";
 
-fn token(text: &str) -> anyhow::Result<AdminToken> {
+fn token(text: &str) -> anyhow::Result<Token> {
     let args = AdminTokenArgs {
         admin_token: Some(text.into()),
         admin_token_file: None,
@@ -26,8 +29,11 @@ fn token(text: &str) -> anyhow::Result<AdminToken> {
 fn api() -> Router {
     let pool = PgPoolOptions::new()
         .acquire_timeout(Duration::from_millis(200))
-        .connect_lazy("postgres://nobody@127.0.0.1:1/none")
-        .expect("a valid URL");
+        .connect_lazy("postgres://nobody@127.0.0.1:1/none");
+    api_on(pool.expect("a valid URL"))
+}
+
+fn api_on(pool: PgPool) -> Router {
     let keys = KeyRing::from_args(&KeyArgs {
         api_key_mode: ApiKeyMode::Digest,
         key_sealing_key_file: None,
@@ -76,7 +82,7 @@ fn the_token_matches_only_itself_and_is_not_shown() {
     assert!(!token.matches("0123456789abcdeF"));
     assert!(!token.matches("0123456789abcdef0"));
     assert!(!token.matches(""));
-    assert_eq!(format!("{token:?}"), "AdminToken(…)");
+    assert_eq!(format!("{token:?}"), "Token(…)");
 }
 
 #[test]
@@ -117,6 +123,27 @@ async fn without_the_token_every_path_answers_401_with_a_challenge() {
         assert_eq!(headers[header::WWW_AUTHENTICATE], "Bearer");
         assert_eq!(problem["code"], "unauthorized");
     }
+}
+
+#[tokio::test]
+async fn a_token_that_the_database_does_not_find_in_time_is_unavailable() {
+    // Takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address");
+    let pool = PgPoolOptions::new()
+        .acquire_timeout(Duration::from_mins(10))
+        .connect_lazy(&format!("postgres://nobody@{address}/none"));
+    let token = keys::draw("ist_");
+    let request = Request::builder().uri("/admin/v1/users").header(
+        header::AUTHORIZATION,
+        format!("Bearer {}", token.expose_secret()),
+    );
+    let request = request.body(Body::empty()).expect("a valid request");
+    let answered = api_on(pool.expect("a valid URL")).oneshot(request);
+    let response = tokio::time::timeout(Duration::from_mins(1), answered).await;
+    let response = response.expect("in time").expect("infallible");
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key(header::RETRY_AFTER));
 }
 
 #[tokio::test]

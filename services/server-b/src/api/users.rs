@@ -59,7 +59,7 @@ pub struct ListQuery {
 #[serde(deny_unknown_fields)]
 pub struct CreateUser {
     /// Unique name, without control characters, and without white space at either end.
-    #[schema(min_length = 1, max_length = 150, pattern = "^[!-~]([ -~]*[!-~])?$")]
+    #[schema(min_length = 1, max_length = 150)]
     username: String,
     /// Whether sends are accepted; `true` when absent.
     #[serde(default, deserialize_with = "present")]
@@ -69,8 +69,8 @@ pub struct CreateUser {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = i32, required = false, minimum = 0)]
     daily_quota: Option<i32>,
-    /// An existing key; generated when absent.
-    #[schema(value_type = Option<String>, min_length = 8, max_length = 256, pattern = "^[!-hj-rt-~][!-~]*$")]
+    /// An existing key; generated when absent. One that begins with `isk_` must have its checksum.
+    #[schema(value_type = Option<String>, min_length = 8, max_length = 256, pattern = "^(?!sha256:)[!-~]+$")]
     api_key: Option<SecretString>,
     /// Until when the key is accepted; until it is replaced when absent. In the future.
     #[serde(default, with = "time::serde::rfc3339::option")]
@@ -83,7 +83,7 @@ pub struct CreateUser {
 pub struct PatchUser {
     /// Another unique name.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = String, required = false, min_length = 1, max_length = 150, pattern = "^[!-~]([ -~]*[!-~])?$")]
+    #[schema(value_type = String, required = false, min_length = 1, max_length = 150)]
     username: Option<String>,
     /// Whether sends are accepted.
     #[serde(default, deserialize_with = "present")]
@@ -99,8 +99,8 @@ pub struct PatchUser {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateKey {
-    /// An existing key; generated when absent.
-    #[schema(value_type = Option<String>, min_length = 8, max_length = 256, pattern = "^[!-hj-rt-~][!-~]*$")]
+    /// An existing key; generated when absent. One that begins with `isk_` must have its checksum.
+    #[schema(value_type = Option<String>, min_length = 8, max_length = 256, pattern = "^(?!sha256:)[!-~]+$")]
     api_key: Option<SecretString>,
     /// How long replaced keys are still accepted.
     #[schema(maximum = 2_592_000)]

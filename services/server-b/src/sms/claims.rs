@@ -47,7 +47,8 @@ const CLAIM: &str = "
         SELECT due.message_id, due.status = 'sending' AS again,
                CASE WHEN users.user_id IS NULL THEN 'user_deleted'
                     WHEN NOT users.is_active THEN 'user_inactive'
-                    WHEN due.expires_at <= now() THEN 'validity_expired' END AS refusal,
+                    -- What may have been sent is asked for once more, under its token, rather than called expired.
+                    WHEN due.expires_at <= now() AND due.status = 'queued' THEN 'validity_expired' END AS refusal,
                users.is_active IS DISTINCT FROM true
                    AND coalesce(revocations.revoked_at < due.submitted_at, false) AS late
         FROM due LEFT JOIN users USING (user_id) LEFT JOIN revocations USING (user_id)
@@ -60,8 +61,10 @@ const CLAIM: &str = "
     SET status = verdict,
         status_changed_at = now(),
         error_code = refusal,
-        history = sms.history || jsonb_strip_nulls(
-            jsonb_build_object('status', verdict, 'at', now(), 'error_code', refusal)),
+        -- No second step for a row that is `sending` already.
+        history = CASE WHEN again AND verdict = 'sending' THEN sms.history
+                       ELSE sms.history || jsonb_strip_nulls(
+                           jsonb_build_object('status', verdict, 'at', now(), 'error_code', refusal)) END,
         attempts = sms.attempts + 1,
         -- No other worker takes it before the lease has run out.
         next_attempt_at = now() + make_interval(secs => $1)
@@ -85,7 +88,7 @@ pub struct Outcome {
     pub message_id: Uuid,
     /// [`ClaimedSms::attempts`] of the claim that it belongs to.
     pub attempts: i32,
-    /// `sent`, `failed`, or `queued` for another try.
+    /// `sent`, `failed`, or `queued` for another try; `sending` of a row that was put back and whose last lease had run out.
     pub status: &'static str,
     /// Who was asked, if anyone was.
     pub provider: Option<String>,
@@ -116,10 +119,15 @@ pub async fn finish(pool: &PgPool, outcomes: &[Outcome]) -> sqlx::Result<u64> {
              provider_message_id = outcome.provider_message_id,
              error_code = outcome.error_code,
              failures = sms.failures + outcome.failures,
-             history = sms.history || jsonb_strip_nulls(jsonb_build_object(
-                 'status', outcome.status, 'at', now(), 'error_code', outcome.error_code)),
+             -- A put-back takes the step of its claim away: nothing has happened, however often.
+             history = CASE WHEN outcome.status = 'sending' THEN sms.history
+                            WHEN outcome.provider IS NULL AND outcome.status = 'queued' THEN sms.history - (-1)
+                            ELSE sms.history || jsonb_strip_nulls(jsonb_build_object(
+                                'status', outcome.status, 'at', now(), 'error_code', outcome.error_code)) END,
+             -- Only what is queued expires.
              next_attempt_at = least(now() + make_interval(secs => outcome.retry_after),
-                                     greatest(coalesce(sms.expires_at, 'infinity'), now()))
+                                     CASE WHEN outcome.status = 'queued'
+                                          THEN greatest(coalesce(sms.expires_at, 'infinity'), now()) END)
          FROM unnest(
              $1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::text[], $7::float8[], $8::integer[]
          ) AS outcome (message_id, attempts, status, provider, provider_message_id, error_code,

@@ -26,6 +26,8 @@ pub enum ErrorCode {
     ProviderBusy,
     /// The provider has trouble of its own (408, 5xx).
     ProviderUnavailable,
+    /// The provider does not let us in (401, 403, 407).
+    ProviderUnauthorized,
     /// Failed: the provider refused the SMS.
     ProviderRefused,
     /// Reported by the provider: nobody has the number.
@@ -44,7 +46,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All, in the order of the way.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::QuotaExceeded,
         Self::UserDeleted,
         Self::UserInactive,
@@ -54,6 +56,7 @@ impl ErrorCode {
         Self::ProviderUnreachable,
         Self::ProviderBusy,
         Self::ProviderUnavailable,
+        Self::ProviderUnauthorized,
         Self::ProviderRefused,
         Self::UnknownNumber,
         Self::AbsentSubscriber,
@@ -76,6 +79,7 @@ impl ErrorCode {
             Self::ProviderUnreachable => "provider_unreachable",
             Self::ProviderBusy => "provider_busy",
             Self::ProviderUnavailable => "provider_unavailable",
+            Self::ProviderUnauthorized => "provider_unauthorized",
             Self::ProviderRefused => "provider_refused",
             Self::UnknownNumber => "unknown_number",
             Self::AbsentSubscriber => "absent_subscriber",
@@ -84,6 +88,16 @@ impl ErrorCode {
             Self::DeliveryExpired => "delivery_expired",
             Self::DeliveryFailed => "delivery_failed",
         }
+    }
+
+    /// Whether the provider may have taken the SMS all the same: another try may be a duplicate where it ignores the token.
+    #[must_use]
+    pub fn is_ambiguous(self) -> bool {
+        // A proxy in front of a gateway answers 502 and 504 when it does not know either.
+        matches!(
+            self,
+            Self::ProviderTimeout | Self::ProviderUnreachable | Self::ProviderUnavailable
+        )
     }
 
     /// Whether a provider's delivery receipt may say so.

@@ -4,15 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
 use clap::Args;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use super::providers::Providers;
 use crate::token::Token;
-
-/// Characters of a token at least.
-const MIN_TOKEN: usize = 16;
 
 /// How SMS are processed.
 #[derive(Debug, Clone, Args)]
@@ -72,27 +68,7 @@ impl SmsArgs {
     /// # Errors
     /// If there are two, it cannot be read, or it is too short to be a secret.
     pub fn service_token(&self) -> anyhow::Result<Option<Token>> {
-        let inline = self.service_token.as_ref().map(ExposeSecret::expose_secret);
-        let file = self.service_token_file.as_ref();
-        let token = match (
-            inline.filter(|token| !token.is_empty()),
-            file.filter(|path| !path.as_os_str().is_empty()),
-        ) {
-            (Some(_), Some(_)) => {
-                bail!("SERVICE_TOKEN and SERVICE_TOKEN_FILE are both set: set one")
-            }
-            (Some(token), None) => SecretString::from(token),
-            (None, Some(path)) => std::fs::read_to_string(path)
-                .with_context(|| format!("SERVICE_TOKEN_FILE: cannot read {}", path.display()))?
-                .into(),
-            (None, None) => return Ok(None),
-        };
-        // Files end with a newline that nobody means.
-        let token = token.expose_secret().trim();
-        ensure!(
-            token.chars().count() >= MIN_TOKEN,
-            "SERVICE_TOKEN is too short: it needs at least {MIN_TOKEN} characters"
-        );
-        Ok(Some(Token::new(token)))
+        let file = self.service_token_file.as_deref();
+        Token::configured("SERVICE_TOKEN", self.service_token.as_ref(), file)
     }
 }

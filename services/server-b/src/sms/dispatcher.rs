@@ -40,8 +40,11 @@ const BEGIN_WITHIN: Duration = Duration::from_secs(30);
 const _: () = assert!(BEGIN_WITHIN.as_secs() + SEND_TIMEOUT.as_secs() < LEASE.as_secs());
 /// How long a stopping process waits for the hand-overs under way: shorter than its drain.
 const LAST_SENDS: Duration = Duration::from_secs(5);
-/// After which a row is due again for which its provider had no room.
+/// After which a row is due again for which its provider had no room. Twice as long each time, so that many rows behind a slow
+/// provider are not claimed all the time.
 const NO_ROOM: Duration = Duration::from_secs(1);
+/// How often it doubles.
+const NO_ROOM_DOUBLINGS: u32 = 3;
 /// Finds what no wake-up tells of: retries, run-out leases, rows of another server B.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -224,9 +227,15 @@ impl Dispatcher {
             let provider = outcome.provider.as_ref();
             provider.is_some_and(|name| self.providers.receipts.contains_key(name))
         };
-        if outcomes.iter().any(reported)
-            && let Err(error) = receipts::settle_kept(&self.pool).await
-        {
+        let taken: Vec<(&str, &str)> = outcomes
+            .iter()
+            .filter(|outcome| reported(outcome))
+            .filter_map(|outcome| {
+                let id = outcome.provider_message_id.as_deref()?;
+                Some((outcome.provider.as_deref()?, id))
+            })
+            .collect();
+        if let Err(error) = receipts::settle(&self.pool, &taken).await {
             // Within a minute they are looked at again.
             let error = error.to_string();
             tracing::warn!(error, "early delivery receipts not settled yet");
@@ -303,7 +312,9 @@ fn count_claimed(claimed: Vec<ClaimedSms>) -> Vec<ClaimedSms> {
         .into_iter()
         .partition(|claimed| claimed.status == "sending");
     let again = due.iter().filter(|claimed| claimed.again).count();
-    metrics::HANDED_OVER_AGAIN.inc_by(again as u64);
+    metrics::HANDED_OVER_AGAIN
+        .with_label_values(&[metrics::AGAIN_LEASE])
+        .inc_by(again as u64);
     let late = ended.iter().filter(|claimed| claimed.admitted_late).count();
     metrics::ADMITTED_LATE.inc_by(late as u64);
     for ClaimedSms { sms, status, .. } in ended {
@@ -323,12 +334,21 @@ fn put_back(claimed: &ClaimedSms, retry_after: Duration) -> Outcome {
     Outcome {
         message_id: claimed.sms.message_id,
         attempts: claimed.attempts,
-        status: "queued",
+        // It stays known that nobody knows what came of it.
+        status: if claimed.again { "sending" } else { "queued" },
         provider: None,
         provider_message_id: None,
         error_code: None,
         retry_after,
     }
+}
+
+/// For how long a row is left alone whose provider has no room; `jitter` is from 0 to 1.
+fn no_room(claimed: &ClaimedSms, jitter: f64) -> Duration {
+    // Claims that ended neither with this one nor in a failure.
+    let before = claimed.attempts - claimed.failures - 1;
+    let doublings = u32::try_from(before).unwrap_or(0).min(NO_ROOM_DOUBLINGS);
+    (NO_ROOM * 2_u32.pow(doublings)).mul_f64(0.5 + jitter)
 }
 
 fn no_route(claimed: &ClaimedSms) -> Outcome {
@@ -359,9 +379,10 @@ fn outcome_of(
             provider_message_id,
             ..asked
         },
-        Err(SendError::Full) => put_back(claimed, NO_ROOM.mul_f64(0.5 + jitter)),
+        Err(SendError::Full) => put_back(claimed, no_room(claimed, jitter)),
         Err(SendError::Retryable { code, retry_after }) if failures + 1 < retry::MAX_FAILURES => {
             Outcome {
+                status: "queued",
                 error_code: Some(code),
                 retry_after: retry::delay(route, failures, code, retry_after, jitter),
                 ..asked
@@ -372,6 +393,7 @@ fn outcome_of(
             if route.fall_over_when_refused && route.has_next(failures) =>
         {
             Outcome {
+                status: "queued",
                 error_code: Some(code),
                 ..asked
             }
@@ -394,6 +416,12 @@ fn count(outcomes: &[Outcome], stored: u64) {
             .inc();
         if let (&"queued", Some(code)) = (&outcome.status, outcome.error_code) {
             metrics::RETRIES.with_label_values(&[code.as_str()]).inc();
+            if code.is_ambiguous() {
+                let reason = metrics::AGAIN_AMBIGUOUS;
+                metrics::HANDED_OVER_AGAIN
+                    .with_label_values(&[reason])
+                    .inc();
+            }
         }
     }
     let lost = outcomes.len() as u64 - stored;
@@ -405,7 +433,7 @@ fn count(outcomes: &[Outcome], stored: u64) {
 
 fn metric_label(outcome: &Outcome) -> &'static str {
     match (outcome.status, &outcome.provider) {
-        ("queued", None) => "put_back",
+        ("queued" | "sending", None) => "put_back",
         ("queued", Some(_)) => "retry",
         (status, _) => status,
     }

@@ -21,9 +21,9 @@ const QUEUE_AGE_BUCKETS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0,
 ];
 
-/// A provider nearby answers within milliseconds; after the last but one the hand-over is given up.
+/// A provider nearby answers within milliseconds; the longest timeout of one is 20 s, and no hand-over takes 25 s.
 const DISPATCH_BUCKETS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 25.0,
 ];
 
 /// Deliveries taken from the queue.
@@ -77,14 +77,21 @@ pub static USAGE_TOLD: LazyLock<IntCounter> = LazyLock::new(|| {
     .expect(REGISTERED_ONCE)
 });
 
-/// Hand-overs of an SMS that may have been handed over before: at most so many are duplicates.
-pub static HANDED_OVER_AGAIN: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!(
+/// Hand-overs of an SMS that a provider may have taken before: at most so many are duplicates. Label `reason` is one of
+/// [`AGAIN_LEASE`] and [`AGAIN_AMBIGUOUS`].
+pub static HANDED_OVER_AGAIN: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
         "identity_sms_handed_over_again_total",
-        "SMS claimed again because the outcome of their hand-over was not stored within the lease"
+        "Tries of SMS that follow one whose end is not known, by why it is not",
+        &["reason"]
     )
     .expect(REGISTERED_ONCE)
 });
+
+/// The outcome was not stored within the lease: the same provider is asked, with the same token.
+pub const AGAIN_LEASE: &str = "lease";
+/// The answer did not come, or did not tell ([`ErrorCode::is_ambiguous`]): the route's next provider is asked.
+pub const AGAIN_AMBIGUOUS: &str = "ambiguous";
 
 /// Outcomes that came after another worker had claimed the SMS.
 pub static LATE_OUTCOMES: LazyLock<IntCounter> = LazyLock::new(|| {
@@ -106,11 +113,12 @@ pub static RETRIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
 });
 
 /// `refused`: another provider is asked.
-pub const RETRY_CLASSES: [ErrorCode; 5] = [
+pub const RETRY_CLASSES: [ErrorCode; 6] = [
     ErrorCode::ProviderTimeout,
     ErrorCode::ProviderUnreachable,
     ErrorCode::ProviderBusy,
     ErrorCode::ProviderUnavailable,
+    ErrorCode::ProviderUnauthorized,
     ErrorCode::ProviderRefused,
 ];
 
@@ -216,7 +224,6 @@ pub fn register() {
         &OVER_QUOTA,
         &CONFLICTS,
         &USAGE_TOLD,
-        &HANDED_OVER_AGAIN,
         &LATE_OUTCOMES,
     ] {
         LazyLock::force(counter);
@@ -226,6 +233,9 @@ pub fn register() {
         DEAD_LETTERED.with_label_values(&[reason]);
     }
     RECEIPTS.with_label_values(&["none", "no_provider"]);
+    for reason in [AGAIN_LEASE, AGAIN_AMBIGUOUS] {
+        HANDED_OVER_AGAIN.with_label_values(&[reason]);
+    }
     for class in RETRY_CLASSES {
         RETRIES.with_label_values(&[class.as_str()]);
     }

@@ -230,10 +230,9 @@ impl Providers {
     }
 
     fn parse(text: &str) -> Checked<Self> {
-        let document: Value = serde_saphyr::from_str(text)
-            .map_err(|error| wrong("the whole", &format!("is not YAML or JSON: {error}")))?;
+        let document: Value = serde_saphyr::from_str(text).map_err(|error| no_yaml(&error))?;
         let file: File = serde_path_to_error::deserialize(document)
-            .map_err(|error| wrong(&error.path().to_string(), &error.inner().to_string()))?;
+            .map_err(|error| wrong(&error.path().to_string(), unfit(&error.inner().to_string())))?;
         let (mut providers, mut receipts) = (BTreeMap::new(), HashMap::new());
         for (name, config) in file.providers {
             let at = format!("providers.{name}");
@@ -529,6 +528,24 @@ fn check(good: bool, field: &str, problem: &str) -> Checked<()> {
     } else {
         Err(wrong(field, problem))
     }
+}
+
+/// Where it is wrong, and nothing of what is there: it may be a secret.
+fn no_yaml(error: &serde_saphyr::Error) -> FileError {
+    let place = error.location().map_or_else(
+        || "the whole".to_owned(),
+        |at| format!("line {}, column {}", at.line(), at.column()),
+    );
+    wrong(&place, "is not YAML or JSON")
+}
+
+/// What is wrong with a value, without serde's texts, which quote it: a secret in place of `{file: …}` would be logged.
+fn unfit(text: &str) -> &str {
+    // Of our own names only.
+    if text.starts_with("missing field `") {
+        return text;
+    }
+    "is not known here, or is of another kind than expected (a secret is {file: path} or {env: NAME})"
 }
 
 fn wrong(field: &str, problem: &str) -> FileError {

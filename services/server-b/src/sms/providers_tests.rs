@@ -124,6 +124,47 @@ fn an_unknown_field_is_refused_by_its_name() {
 }
 
 #[test]
+fn an_error_quotes_no_value_since_it_may_be_a_secret() {
+    let cases = [
+        (
+            "{bearer: {env: PATH}}",
+            "{bearer: s3cr3t}",
+            "http.auth.bearer: ",
+        ),
+        ("{bearer: {env: PATH}}", "s3cr3t", "http.auth: "),
+        (
+            "{bearer: {env: PATH}}",
+            "{bearer: {s3cr3t: x}}",
+            "http.auth.bearer: ",
+        ),
+        (
+            "{bearer: {env: PATH}}",
+            "{bearer: [s3cr3t]}",
+            "http.auth.bearer",
+        ),
+        (
+            "statuses: {retryable: [409]}",
+            "timeout_seconds: s3cr3t",
+            "http.timeout_seconds: ",
+        ),
+        ("{bearer: {env: PATH}}", "{bearer: \"s3cr3t", "line "),
+        ("{bearer: {env: PATH}}", "{bearer: s3cr3t: x}", "line "),
+        ("{bearer: {env: PATH}}", "*s3cr3t", "line "),
+    ];
+    for (good, bad, place) in cases {
+        let error = error(&FILE.replacen(good, bad, 1));
+        assert!(!error.contains("s3cr3t"), "{bad}: {error}");
+        assert!(error.contains(place), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let error = error(&FILE.replacen("      url: https://gateway.example/v1/messages\n", "", 1));
+    assert!(error.ends_with("missing field `url`"), "{error}");
+}
+
+#[test]
 fn what_is_no_yaml_and_an_empty_file_are_refused() {
     for text in ["{", "", "routes: []"] {
         assert!(error(text).starts_with("PROVIDERS_FILE, "), "{text}");

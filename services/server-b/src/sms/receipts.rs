@@ -158,7 +158,7 @@ pub async fn receive(pool: &PgPool, provider: &str, receipt: &Receipt) -> sqlx::
     }
     keep(pool, provider, receipt).await?;
     // The answer to the hand-over may have been stored meanwhile, by someone who did not see the receipt.
-    settle_kept(pool).await?;
+    settle(pool, &[(provider, &receipt.provider_message_id)]).await?;
     Ok(Done::Kept)
 }
 
@@ -209,37 +209,80 @@ async fn keep(pool: &PgPool, provider: &str, receipt: &Receipt) -> sqlx::Result<
     Ok(())
 }
 
-/// Brings kept receipts to the SMS that have got their ids since.
-pub async fn settle_kept(pool: &PgPool) -> sqlx::Result<()> {
-    let settled: Vec<(String, bool)> = sqlx::query_as(
-        "WITH matched AS (
-             DELETE FROM sms_receipts AS kept USING sms_messages AS sms
-             WHERE sms.provider = kept.provider AND sms.provider_message_id = kept.provider_message_id
-             RETURNING kept.provider, kept.status, kept.error_code, sms.message_id
-         ), applied AS (
-             UPDATE sms_messages AS sms
-             SET status = matched.status, status_changed_at = now(), error_code = matched.error_code,
-                 history = sms.history || jsonb_strip_nulls(jsonb_build_object(
-                     'status', matched.status, 'at', now(), 'error_code', matched.error_code))
-             FROM matched
-             WHERE sms.message_id = matched.message_id
-               AND (sms.status = 'sent'
-                    OR (matched.status = 'delivered' AND sms.status IN ('undelivered', 'failed')))
-             RETURNING sms.message_id
-         )
-         SELECT provider, applied.message_id IS NOT NULL FROM matched LEFT JOIN applied USING (message_id)",
-    )
-    .fetch_all(pool)
-    .await?;
+/// Rows that one statement settles at most.
+const SETTLE_LIMIT: usize = 1000;
+
+/// The kept receipts of a source of rows, brought to their SMS.
+macro_rules! settle {
+    ($source:literal) => {
+        concat!(
+            "WITH due AS (
+                 SELECT kept.provider, kept.provider_message_id, sms.message_id
+                 FROM ",
+            $source,
+            " JOIN sms_messages AS sms USING (provider, provider_message_id)
+                 WHERE sms.provider_message_id IS NOT NULL
+                 ORDER BY kept.provider, kept.provider_message_id
+                 LIMIT 1000
+                 -- What is locked is being settled by another, or is kept anew by one who settles it then.
+                 FOR UPDATE OF kept SKIP LOCKED
+             ), matched AS (
+                 DELETE FROM sms_receipts AS kept USING due
+                 WHERE kept.provider = due.provider AND kept.provider_message_id = due.provider_message_id
+                 RETURNING kept.provider, kept.status, kept.error_code, due.message_id
+             ), applied AS (
+                 UPDATE sms_messages AS sms
+                 SET status = matched.status, status_changed_at = now(), error_code = matched.error_code,
+                     history = sms.history || jsonb_strip_nulls(jsonb_build_object(
+                         'status', matched.status, 'at', now(), 'error_code', matched.error_code))
+                 FROM matched
+                 WHERE sms.message_id = matched.message_id
+                   AND (sms.status = 'sent'
+                        OR (matched.status = 'delivered' AND sms.status IN ('undelivered', 'failed')))
+                 RETURNING sms.message_id
+             )
+             SELECT provider, applied.message_id IS NOT NULL
+             FROM matched LEFT JOIN applied USING (message_id)"
+        )
+    };
+}
+
+const SETTLE_THESE: &str = settle!(
+    "unnest($1::text[], $2::text[]) AS these (provider, provider_message_id)
+         JOIN sms_receipts AS kept USING (provider, provider_message_id)"
+);
+const SETTLE_ALL: &str = settle!("sms_receipts AS kept");
+
+/// Brings kept receipts to these SMS, each by its provider and the provider's id.
+pub async fn settle(pool: &PgPool, these: &[(&str, &str)]) -> sqlx::Result<()> {
+    for these in these.chunks(SETTLE_LIMIT) {
+        let (providers, ids): (Vec<&str>, Vec<&str>) = these.iter().copied().unzip();
+        let settled = sqlx::query_as(SETTLE_THESE).bind(providers).bind(ids);
+        count(&settled.fetch_all(pool).await?);
+    }
+    Ok(())
+}
+
+/// Brings all kept receipts to the SMS that have got their ids since: those that nobody looked for.
+pub async fn settle_all(pool: &PgPool) -> sqlx::Result<()> {
+    loop {
+        let settled: Vec<(String, bool)> = sqlx::query_as(SETTLE_ALL).fetch_all(pool).await?;
+        count(&settled);
+        if settled.len() < SETTLE_LIMIT {
+            return Ok(());
+        }
+    }
+}
+
+fn count(settled: &[(String, bool)]) {
     for (provider, applied) in settled {
-        let done = if applied {
+        let done = if *applied {
             Done::Applied
         } else {
             Done::Repeated
         };
-        metrics::receipt(&provider, done.as_str());
+        metrics::receipt(provider, done.as_str());
     }
-    Ok(())
 }
 
 /// Forgets receipts that have waited for a day: nobody knows their SMS. They are counted and logged.
@@ -260,4 +303,16 @@ pub async fn give_up(pool: &PgPool) -> sqlx::Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_settles_as_many_receipts_as_the_limit_says() {
+        for sql in [SETTLE_THESE, SETTLE_ALL] {
+            assert!(sql.contains(&format!("LIMIT {SETTLE_LIMIT}\n")));
+        }
+    }
 }

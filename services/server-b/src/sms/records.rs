@@ -1,8 +1,10 @@
 //! What became of SMS, as it is told: to the admin, and to the user whose they are.
 
 use serde::Serialize;
-use sqlx::PgPool;
+use sqlx::{PgPool, Postgres, QueryBuilder};
 use time::OffsetDateTime;
+use tokio::task::JoinError;
+use tracing::Instrument;
 use uuid::Uuid;
 use wire_contract::{Encoding, SmsRecord, SmsStatus as Status, SmsTransition, UserId};
 
@@ -153,33 +155,53 @@ pub struct Filter {
     pub limit: u16,
 }
 
-/// SMS of a user, the newest first.
+/// A read that takes longer is given up by the database itself: who asked has gone.
+const LIMIT_TIME: &str = "SET LOCAL statement_timeout = '5s'";
+
+/// SMS of a user, the newest first. In a task of its own: a transaction must not be cancelled as it begins.
 pub async fn page(
     pool: &PgPool,
     user_id: UserId,
     filter: Filter,
 ) -> Result<Vec<SmsRecord>, ReadError> {
-    let rows: Vec<Row> = sqlx::query_as(
+    let pool = pool.clone();
+    let read = async move {
+        let mut tx = pool.begin().await?;
+        sqlx::query(LIMIT_TIME).execute(&mut *tx).await?;
+        let mut query = page_query(user_id, &filter);
+        let rows: Vec<Row> = query.build_query_as().fetch_all(&mut *tx).await?;
+        tx.commit().await?;
+        Ok::<_, sqlx::Error>(rows)
+    };
+    let rows = tokio::spawn(read.in_current_span()).await??;
+    let records = rows.into_iter().map(SmsRecord::try_from);
+    Ok(records.collect::<anyhow::Result<_>>()?)
+}
+
+/// Only the conditions that are asked for: each has an index for its order.
+fn page_query(user_id: UserId, filter: &Filter) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::new(
         "SELECT message_id, status, recipient, sender, encoding, segments, client_reference, submitted_at,
                 coalesce(expires_at, submitted_at + interval '1 day') AS expires_at, error_code,
                 idempotency_conflicts, status_changed_at, history
-         FROM sms_messages
-         WHERE user_id = $1 AND (submitted_at, message_id) < ($2, $3)
-           AND submitted_at >= $4 AND submitted_at < $5 AND ($6::text IS NULL OR status = $6)
-         ORDER BY submitted_at DESC, message_id DESC
-         LIMIT $7",
-    )
-    .bind(user_id)
-    .bind(filter.before.0)
-    .bind(filter.before.1)
-    .bind(filter.from_time)
-    .bind(filter.to_time)
-    .bind(filter.status.map(Status::as_str))
-    .bind(i64::from(filter.limit))
-    .fetch_all(pool)
-    .await?;
-    let records = rows.into_iter().map(SmsRecord::try_from);
-    Ok(records.collect::<anyhow::Result<_>>()?)
+         FROM sms_messages WHERE user_id = ",
+    );
+    query.push_bind(user_id);
+    if let Some(status) = filter.status {
+        query.push(" AND status = ").push_bind(status.as_str());
+    }
+    query
+        .push(" AND (submitted_at, message_id) < (")
+        .push_bind(filter.before.0)
+        .push(", ")
+        .push_bind(filter.before.1)
+        .push(") AND submitted_at >= ")
+        .push_bind(filter.from_time)
+        .push(" AND submitted_at < ")
+        .push_bind(filter.to_time)
+        .push(" ORDER BY submitted_at DESC, message_id DESC LIMIT ")
+        .push_bind(i64::from(filter.limit));
+    query
 }
 
 /// Why records could not be read.
@@ -191,6 +213,9 @@ pub enum ReadError {
     /// A row that no release has written.
     #[error("a row of sms_messages cannot be read: {0}")]
     Row(#[from] anyhow::Error),
+    /// It panicked, or the process is stopping.
+    #[error("the read was aborted")]
+    Aborted(#[from] JoinError),
 }
 
 #[cfg(test)]

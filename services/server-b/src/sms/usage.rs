@@ -58,13 +58,14 @@ impl Usage {
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut exhausted_at = Instant::now();
+        let mut turn = Turn::Always;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 () = self.changed.notified() => tokio::time::sleep(COALESCE).await,
                 () = tokio::time::sleep_until(exhausted_at) => {
                     exhausted_at = Instant::now() + EXHAUSTED_EVERY;
-                    match exhausted(&pool).await {
+                    match exhausted(&pool, std::mem::replace(&mut turn, Turn::IfDue)).await {
                         Ok(users) => self.report(users),
                         Err(error) => {
                             let error = error.to_string();
@@ -115,14 +116,30 @@ async fn publish(publisher: &Publisher, day: Date, users: &[UsageEntry]) -> anyh
     Ok(())
 }
 
-/// Who has used up the quota of this UTC day.
-async fn exhausted(pool: &PgPool) -> sqlx::Result<Vec<(Account, u32)>> {
+/// Whether this server B tells of those who have used up their quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// As it starts: nobody may have done so for long.
+    Always,
+    /// If no other has done so since [`EXHAUSTED_EVERY`].
+    IfDue,
+}
+
+/// Who has used up the quota of this UTC day; nobody where it is another's turn.
+async fn exhausted(pool: &PgPool, turn: Turn) -> sqlx::Result<Vec<(Account, u32)>> {
     let today = OffsetDateTime::now_utc().date();
     let users: Vec<(UserId, i32)> = sqlx::query_as(
-        "SELECT user_id, segments FROM sms_usage JOIN users USING (user_id)
-         WHERE day = $1 AND segments >= daily_quota",
+        // A second of grace, or the turn of one that comes a little early would be lost.
+        "WITH turn AS (
+             UPDATE sms_usage_rounds SET begun_at = now()
+             WHERE $2 OR begun_at < now() - make_interval(secs => $3 - 1) RETURNING true
+         )
+         SELECT user_id, segments FROM sms_usage JOIN users USING (user_id)
+         WHERE day = $1 AND segments >= daily_quota AND EXISTS (SELECT FROM turn)",
     )
     .bind(today)
+    .bind(turn == Turn::Always)
+    .bind(EXHAUSTED_EVERY.as_secs_f64())
     .fetch_all(pool)
     .await?;
     let users = users.into_iter();

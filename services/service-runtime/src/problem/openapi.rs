@@ -9,7 +9,7 @@ use utoipa::openapi::{ContentBuilder, Header, HeaderBuilder, ObjectBuilder, Ref,
 use super::ProblemType;
 
 /// Media type of every problem.
-const MEDIA_TYPE: &str = "application/problem+json";
+pub const MEDIA_TYPE: &str = "application/problem+json";
 
 /// An error (RFC 9457).
 #[derive(ToSchema)]

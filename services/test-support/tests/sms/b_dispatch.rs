@@ -67,6 +67,92 @@ fn the_next_provider_is_asked_when_one_fails_or_hangs_and_each_step_is_told() {
         let label = format!("class=\"{class}\"");
         assert_eq!(world.metric("identity_sms_retries_total", &label), 1);
     }
+    // Either may have sent it.
+    let again = "identity_sms_handed_over_again_total";
+    assert_eq!(world.metric(again, "reason=\"ambiguous\""), 2);
+    assert_eq!(world.metric(again, "reason=\"lease\""), 0);
+}
+
+#[test]
+fn a_gateway_that_has_taken_an_sms_and_hangs_in_its_answer_is_not_asked_again_nor_another() {
+    let (first, second) = (Gateway::start("first"), Gateway::start("second"));
+    first.behave(Behaviour::HangInAnswer);
+    let world = World::with_gateways(&[&first, &second]);
+    let user = world.user("alice", 10);
+    world.send(user, 1);
+    world.until(STATE, "sent first");
+    assert_eq!((first.asked().len(), second.asked().len()), (1, 0));
+    let unnamed = "SELECT provider_message_id IS NULL FROM sms_messages";
+    assert_eq!(world.sql(unnamed), "t");
+}
+
+#[test]
+fn a_gateway_that_does_not_let_us_in_is_asked_again() {
+    let gateway = Gateway::start("first");
+    gateway.behave(Behaviour::Refuse(401, None));
+    let world = World::with_gateways(&[&gateway]);
+    let user = world.user("alice", 10);
+    world.send(user, 1);
+    world.until(
+        "SELECT failures > 0 AND error_code = 'provider_unauthorized' FROM sms_messages",
+        "t",
+    );
+    // The secret has been renewed.
+    gateway.behave(Behaviour::Accept);
+    world.until(STATE, "sent first");
+}
+
+#[test]
+fn an_sms_that_waits_for_room_at_its_provider_has_no_steps_of_it() {
+    // Two more than a provider takes at once.
+    const SMS: u64 = 66;
+    let gateway = Gateway::start("first");
+    gateway.behave(Behaviour::HoldAnswer);
+    let world = World::with_patience(&gateway);
+    let user = world.user("alice", 1000);
+    for number in 0..SMS {
+        world.send(user, number);
+    }
+    world.until(
+        "SELECT count(*) FROM sms_messages WHERE status = 'queued' AND attempts >= 2",
+        "2",
+    );
+    let steps = "SELECT DISTINCT history FROM sms_messages WHERE status = 'queued'";
+    assert_eq!(world.sql(steps), "[]");
+    gateway.behave(Behaviour::Accept);
+    world.until(
+        "SELECT count(*) FROM sms_messages WHERE status = 'sent'",
+        &SMS.to_string(),
+    );
+    let steps = "SELECT DISTINCT jsonb_path_query_array(history, '$[*].status') FROM sms_messages";
+    assert_eq!(world.sql(steps), "[\"sending\", \"sent\"]");
+}
+
+#[test]
+fn an_sms_that_may_have_been_sent_is_asked_for_once_more_although_its_validity_has_ended() {
+    let gateway = Gateway::start("first");
+    gateway.behave(Behaviour::HoldAnswer);
+    let mut world = World::with_patience(&gateway);
+    let user = world.user("alice", 10);
+    world.send(user, 1);
+    eventually(DEADLINE, "the SMS at the gateway", || {
+        !gateway.asked().is_empty()
+    });
+    let _ = world.kill_b();
+    let _ = world.sql(
+        "UPDATE sms_messages SET next_attempt_at = now(), expires_at = now() - interval '1 s'",
+    );
+    gateway.behave(Behaviour::Accept);
+    world.start_b();
+    world.until(STATE, "sent first");
+    assert_eq!(gateway.asked().len(), 2);
+    assert_eq!(gateway.tokens_sent(), [id(1)]);
+    let steps = "SELECT jsonb_path_query_array(history, '$[*].status') FROM sms_messages";
+    assert_eq!(world.sql(steps), "[\"sending\", \"sent\"]");
+    assert_eq!(
+        world.metric("identity_sms_handed_over_again_total", "reason=\"lease\""),
+        1
+    );
 }
 
 #[test]

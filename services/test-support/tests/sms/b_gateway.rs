@@ -20,6 +20,8 @@ pub enum Behaviour {
     Accept,
     /// Sends the SMS, and says so only when it behaves otherwise.
     HoldAnswer,
+    /// Sends the SMS, and begins an answer that says so.
+    HangInAnswer,
     /// Reads the request and does no more.
     Hang,
     /// Answers with a status, and perhaps `Retry-After`.
@@ -120,7 +122,7 @@ impl State {
             let mut asked = read(&mut requests)?;
             let token = asked.headers.get("idempotency-key").cloned();
             let behaviour = *lock(&self.behaviour);
-            if matches!(behaviour, Behaviour::Accept | Behaviour::HoldAnswer) {
+            if !matches!(behaviour, Behaviour::Hang | Behaviour::Refuse(..)) {
                 asked.id = Some(self.send(&token.unwrap_or_default()));
             }
             let id = asked.id.clone();
@@ -128,6 +130,14 @@ impl State {
             match behaviour {
                 Behaviour::Accept => {}
                 Behaviour::HoldAnswer => self.wait_while(Behaviour::HoldAnswer),
+                Behaviour::HangInAnswer => {
+                    write!(
+                        answers,
+                        "HTTP/1.1 202 Accepted\r\nContent-Length: 64\r\n\r\n{{"
+                    )?;
+                    self.wait_while(behaviour);
+                    anyhow::bail!("the answer stays unfinished");
+                }
                 Behaviour::Hang => self.wait_while(Behaviour::Hang),
                 Behaviour::Refuse(status, retry_after) => {
                     let header = retry_after.map(|it| format!("Retry-After: {it}\r\n"));

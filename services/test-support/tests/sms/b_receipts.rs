@@ -91,6 +91,24 @@ fn a_receipt_of_an_unknown_sms_is_kept_for_a_day_and_then_counted() {
 }
 
 #[test]
+fn a_receipt_that_nobody_looked_for_is_found_by_the_next_look() {
+    let gateway = Gateway::start("first");
+    let mut world = World::with_gateways(&[&gateway]);
+    let user = world.user("alice", 10);
+    world.send(user, 1);
+    world.until(STATE, "sent");
+    // As left by a process that died before it looked.
+    let _ = world.sql(
+        "INSERT INTO sms_receipts (provider, provider_message_id, status)
+         VALUES ('first', 'first-0', 'delivered'), ('first', 'nobody', 'delivered')",
+    );
+    world.start_b();
+    world.until(STATE, "delivered");
+    let left = "SELECT provider_message_id FROM sms_receipts";
+    assert_eq!(world.sql(left), "nobody");
+}
+
+#[test]
 fn receipts_without_the_secret_or_with_nonsense_are_refused_and_counted() {
     let gateway = Gateway::start("first");
     let world = World::with_gateways(&[&gateway]);

@@ -1,5 +1,7 @@
 //! What server A is told of a user's SMS, and of nobody else's.
 
+use std::thread;
+
 use serde_json::json;
 
 use super::b_world::{SERVICE_TOKEN, World, id};
@@ -122,6 +124,44 @@ fn pages_go_from_the_newest_to_the_oldest_without_a_hole_though_new_ones_come() 
             "{query}"
         );
     }
+}
+
+#[test]
+fn pages_of_one_status_have_no_hole_and_a_read_that_takes_too_long_is_given_up() {
+    let world = World::start();
+    let user = world.user("alice", 1000);
+    for number in 0..9 {
+        let expires_at = world.time(if number % 2 == 0 { "-1 s" } else { "1 h" });
+        world.publish(&world.envelope(user, number, &json!({"expires_at": expires_at})));
+    }
+    world.until(
+        "SELECT count(*) FROM sms_messages WHERE status IN ('sent', 'expired')",
+        "9",
+    );
+    let (mut seen, mut cursor) = (0, String::new());
+    loop {
+        let answer = world.internal(&format!("{user}/sms?status=expired&limit=2{cursor}"));
+        let items = answer.body["items"].as_array().expect("items");
+        assert!(items.iter().all(|it| it["status"] == "expired"));
+        seen += items.len();
+        let Some(next) = answer.body["next_cursor"].as_str() else {
+            break;
+        };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(seen, 5);
+
+    thread::scope(|scope| {
+        scope.spawn(|| world.sql("BEGIN; LOCK TABLE sms_messages; SELECT pg_sleep(20); COMMIT"));
+        world.until(
+            "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted
+             AND relation = 'sms_messages'::regclass",
+            "1",
+        );
+        let answer = world.internal(&format!("{user}/sms"));
+        assert_eq!(answer.status, 503, "{}", answer.text);
+        assert_eq!(answer.body["code"], "database_unavailable");
+    });
 }
 
 #[test]

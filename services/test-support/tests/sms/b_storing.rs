@@ -143,7 +143,7 @@ fn what_users_have_used_is_broadcast_and_told_again_to_who_comes_later() {
     };
     world.publish(&world.envelope(user, 1, &json!({"segments": 3})));
     heard();
-    // Used up: told at once by a server B that starts, and every 30 s.
+    // Used up: told at once by a server B that starts, and by one of all every 30 s.
     world.start_b();
     heard();
     // A duplicate tells, too.

@@ -13,3 +13,4 @@ mod b_records;
 mod b_retention;
 mod b_storing;
 mod b_world;
+mod end_to_end;

@@ -29,15 +29,17 @@ pub struct Statuses {
 }
 
 impl Statuses {
-    /// `None` if the gateway took the SMS. Without exceptions 2xx are taken, 408, 429 and 5xx are worth another try, and
-    /// all others are refusals.
+    /// `None` if the gateway took the SMS. Without exceptions 2xx are taken, 408, 429 and 5xx are worth another try, as are
+    /// 401, 403 and 407, which say nothing of the SMS: a secret that has expired must not fail all of them. All others are
+    /// refusals.
     #[must_use]
     pub fn error_of(&self, status: StatusCode, headers: &HeaderMap) -> Option<SendError> {
         let code = status.as_u16();
-        let usually = status.is_server_error() || matches!(code, 408 | 429);
+        let usually = status.is_server_error() || matches!(code, 401 | 403 | 407 | 408 | 429);
         if self.retryable.contains(&code) || (usually && !self.permanent.contains(&code)) {
             return Some(SendError::Retryable {
                 code: match code {
+                    401 | 403 | 407 => ErrorCode::ProviderUnauthorized,
                     429 => ErrorCode::ProviderBusy,
                     _ => ErrorCode::ProviderUnavailable,
                 },
@@ -102,7 +104,11 @@ mod tests {
             let expected = retryable(ErrorCode::ProviderUnavailable);
             assert_eq!(meaning(&usual, again), Some(expected), "{again}");
         }
-        for refused in [301, 400, 401, 403, 404, 409, 422] {
+        for unauthorized in [401, 403, 407] {
+            let expected = retryable(ErrorCode::ProviderUnauthorized);
+            assert_eq!(meaning(&usual, unauthorized), Some(expected));
+        }
+        for refused in [301, 400, 404, 409, 422] {
             let expected = SendError::Permanent {
                 code: ErrorCode::ProviderRefused,
             };
@@ -114,15 +120,17 @@ mod tests {
     fn the_configuration_overrules_it() {
         let statuses = Statuses {
             retryable: vec![409],
-            permanent: vec![500],
+            permanent: vec![403, 500],
         };
         let again = meaning(&statuses, 409);
         assert_eq!(again, Some(retryable(ErrorCode::ProviderUnavailable)));
-        let refused = meaning(&statuses, 500);
-        assert!(
-            matches!(refused, Some(SendError::Permanent { .. })),
-            "{refused:?}"
-        );
+        for status in [403, 500] {
+            let refused = meaning(&statuses, status);
+            assert!(
+                matches!(refused, Some(SendError::Permanent { .. })),
+                "{refused:?}"
+            );
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, Url};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 pub use answer::Statuses;
 pub use request::{Fields, Place};
@@ -99,20 +100,15 @@ impl HttpProvider {
         let Ok(Ok(_room)) = room else {
             return Err(SendError::Full);
         };
-        let asked = async {
-            let response = self.post(sms).await?;
-            if let Some(error) = self
-                .statuses
-                .error_of(response.status(), response.headers())
-            {
-                return Ok(Err(error));
-            }
-            Ok(Ok(self.accepted(sms, response).await))
-        };
-        match tokio::time::timeout(self.timeout, asked).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Err(broken(&self.name, error)),
-            Err(_) => Err(retryable(ErrorCode::ProviderTimeout)),
+        let until = Instant::now() + self.timeout;
+        let response = tokio::time::timeout_at(until, self.post(sms))
+            .await
+            .map_err(|_| retryable(ErrorCode::ProviderTimeout))?
+            .map_err(|error| broken(&self.name, error))?;
+        let (status, headers) = (response.status(), response.headers());
+        match self.statuses.error_of(status, headers) {
+            Some(error) => Err(error),
+            None => Ok(self.accepted(sms, response, until).await),
         }
     }
 
@@ -130,13 +126,14 @@ impl HttpProvider {
     }
 
     /// The gateway has taken it, whatever the rest of the answer is like: asking again might send it again.
-    async fn accepted(&self, sms: &OutboundSms, response: Response) -> Accepted {
+    async fn accepted(&self, sms: &OutboundSms, response: Response, until: Instant) -> Accepted {
         let Some(place) = &self.message_id else {
             return Accepted {
                 provider_message_id: None,
             };
         };
-        let provider_message_id = answer::message_id(response, place).await;
+        let read = tokio::time::timeout_at(until, answer::message_id(response, place));
+        let provider_message_id = read.await.ok().flatten();
         if provider_message_id.is_none() {
             tracing::warn!(
                 provider = self.name,
