@@ -56,12 +56,13 @@ pub struct CacheArgs {
     )]
     fail_closed_after_seconds: u64,
 
-    /// Seconds that the cache is served while server B is silent on a whole subscription
+    /// Seconds that the cache is served while server B is silent on a whole subscription, at least 1
     #[arg(
         long,
         env = "MAX_STALENESS_SECONDS",
         default_value_t = 900,
-        value_name = "SECONDS"
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..)
     )]
     max_staleness_seconds: u64,
 }
@@ -172,5 +173,30 @@ fn host_name() -> String {
         "server-a".to_owned()
     } else {
         name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        cache: CacheArgs,
+    }
+
+    #[test]
+    fn a_cache_that_would_never_be_served_is_refused_by_the_settings() {
+        for (setting, least) in [("max-staleness", 1), ("fail-closed-after", 5)] {
+            let parse = |seconds: u64| {
+                Command::try_parse_from(["a".to_owned(), format!("--{setting}-seconds={seconds}")])
+            };
+            let error = parse(least - 1).expect_err("too short").to_string();
+            assert!(error.contains(setting), "{error}");
+            parse(least).expect("the least is allowed");
+        }
     }
 }

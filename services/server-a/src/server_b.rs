@@ -4,12 +4,15 @@
 
 pub mod metrics;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
@@ -26,6 +29,8 @@ const CONNECT: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(3);
 /// Questions under way at most: a slow server B must not hold thousands of requests here.
 const MAX_IN_FLIGHT: usize = 64;
+/// Of them, those of one user at most: nobody takes them from all others.
+const MAX_OF_A_USER: usize = 4;
 /// Bytes of an answer at most; the longest page takes a tenth of it.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 /// Characters of the token at least.
@@ -71,6 +76,14 @@ struct Peer {
     url: Url,
     token: SecretString,
     permits: Semaphore,
+    /// Who asks, with the number of questions.
+    asking: Mutex<HashMap<UserId, usize>>,
+}
+
+/// One question of a user.
+struct Asking<'a> {
+    of: &'a Peer,
+    user_id: UserId,
 }
 
 /// Why there is no answer to show.
@@ -87,6 +100,9 @@ pub enum AskError {
         /// What it must be.
         detail: String,
     },
+    /// The user has as many questions under way as one may have.
+    #[error("the user asks too much at one moment")]
+    TooMany,
     /// Server B cannot be asked, or does not answer as it should: the word says why.
     #[error("server B does not tell: {0}")]
     Unavailable(&'static str),
@@ -98,6 +114,7 @@ impl AskError {
         match self {
             Self::NotFound => "not_found",
             Self::Invalid { .. } => "invalid",
+            Self::TooMany => "too_many",
             Self::Unavailable(why) => why,
         }
     }
@@ -138,6 +155,7 @@ impl ServerB {
             url,
             token,
             permits,
+            asking: Mutex::default(),
         };
         Ok(Self {
             peer: Some(Arc::new(peer)),
@@ -149,7 +167,7 @@ impl ServerB {
     /// # Errors
     /// When the user has none of this id, or server B cannot tell.
     pub async fn one(&self, user_id: UserId, message_id: Uuid) -> Result<SmsRecord, AskError> {
-        self.counted(&[&user_id.to_string(), "sms", &message_id.to_string()], &[])
+        self.counted(user_id, &["sms", &message_id.to_string()], &[])
             .await
     }
 
@@ -162,17 +180,17 @@ impl ServerB {
         user_id: UserId,
         parameters: &[(&'static str, String)],
     ) -> Result<SmsPage, AskError> {
-        self.counted(&[&user_id.to_string(), "sms"], parameters)
-            .await
+        self.counted(user_id, &["sms"], parameters).await
     }
 
     async fn counted<T: DeserializeOwned>(
         &self,
+        user_id: UserId,
         path: &[&str],
         parameters: &[(&'static str, String)],
     ) -> Result<T, AskError> {
         let answer = match &self.peer {
-            Some(peer) => peer.ask(path, parameters).await,
+            Some(peer) => peer.ask(user_id, path, parameters).await,
             None => Err(AskError::Unavailable("not_configured")),
         };
         metrics::asked(answer.as_ref().map_or_else(AskError::label, |_| "answered"));
@@ -181,11 +199,23 @@ impl ServerB {
 }
 
 impl Peer {
+    fn asking(&self, user_id: UserId) -> Result<Asking<'_>, AskError> {
+        let mut asking = self.asking.lock();
+        let count = asking.entry(user_id).or_default();
+        if *count >= MAX_OF_A_USER {
+            return Err(AskError::TooMany);
+        }
+        *count += 1;
+        Ok(Asking { of: self, user_id })
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
+        user_id: UserId,
         path: &[&str],
         parameters: &[(&'static str, String)],
     ) -> Result<T, AskError> {
+        let _asking = self.asking(user_id)?;
         let _permit = self
             .permits
             .try_acquire()
@@ -194,7 +224,7 @@ impl Peer {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments
                 .pop_if_empty()
-                .extend(["internal", "v1", "users"])
+                .extend(["internal", "v1", "users", &user_id.to_string()])
                 .extend(path);
         }
         if !parameters.is_empty() {
@@ -211,6 +241,18 @@ impl Peer {
         let status = response.status();
         let body = read(response).await?;
         judge(status, &body)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut asking = self.of.asking.lock();
+        if let Entry::Occupied(mut count) = asking.entry(self.user_id) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 

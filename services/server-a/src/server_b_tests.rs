@@ -183,10 +183,12 @@ async fn what_is_not_an_answer_is_unavailable() {
 async fn a_server_b_that_hangs_holds_few_requests_and_not_for_long() {
     let (_, address) = start().await;
     let server_b = client(&format!("http://{address}"));
-    let waiting: Vec<_> = (0..MAX_IN_FLIGHT)
-        .map(|_| {
+    let users = 1..=i64::try_from(MAX_IN_FLIGHT / MAX_OF_A_USER).expect("few");
+    let waiting: Vec<_> = users
+        .flat_map(|user_id| [user_id; MAX_OF_A_USER])
+        .map(|user_id| {
             let server_b = server_b.clone();
-            tokio::spawn(async move { server_b.one(42, id(5)).await })
+            tokio::spawn(async move { server_b.one(user_id, id(5)).await })
         })
         .collect();
     let peer = server_b.peer.as_ref().expect("configured");
@@ -202,6 +204,31 @@ async fn a_server_b_that_hangs_holds_few_requests_and_not_for_long() {
         assert_eq!(answer, Err(AskError::Unavailable("timeout")));
     }
     assert_eq!(server_b.one(42, id(1)).await, Ok(record()));
+}
+
+#[tokio::test]
+async fn a_user_that_asks_much_at_one_moment_is_refused_and_others_are_answered() {
+    let (peer, address) = start().await;
+    let server_b = client(&format!("http://{address}"));
+    let waiting: Vec<_> = (0..MAX_OF_A_USER)
+        .map(|_| {
+            let server_b = server_b.clone();
+            tokio::spawn(async move { server_b.one(1, id(5)).await })
+        })
+        .collect();
+    while peer.asked.lock().len() < MAX_OF_A_USER {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(server_b.one(1, id(1)).await, Err(AskError::TooMany));
+    assert_eq!(server_b.one(2, id(1)).await, Ok(record()));
+    // Also those that went away without an answer are no longer counted.
+    for answer in waiting {
+        answer.abort();
+        assert!(answer.await.is_err_and(|error| error.is_cancelled()));
+    }
+    assert_eq!(server_b.one(1, id(1)).await, Ok(record()));
+    let asking = &server_b.peer.as_ref().expect("configured").asking;
+    assert!(asking.lock().is_empty());
 }
 
 #[test]

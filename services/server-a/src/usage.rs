@@ -1,9 +1,12 @@
 //! `sms_usage_exchange` → own queue → what each user has used of today's quota.
 //!
-//! Server B alone is exact: it charges an SMS when it stores it, and broadcasts what a user has used. A replica adds what it
-//! has accepted since it was last told of that user, and refuses early what would go beyond the quota. So it lets in at most
-//! what `replicas × what each accepts between two broadcasts about a user` comes to; server B rejects that part.
-//! It never refuses for longer than one broadcast what server B would admit: a broadcast replaces the replica's own count.
+//! Server B alone is exact: it charges an SMS when it stores it, and broadcasts what a user has used, and up to which time of
+//! submission that is so. A replica adds what it has accepted later than that, and refuses early what would go beyond the
+//! quota. So under a backlog, too, a user is let in only by what replicas do not know of one another: at most the whole quota
+//! a replica, and `replicas × what each accepts between two broadcasts about the user` where server B keeps up; server B
+//! rejects that part. It is more after a reconnect of the replica, which begins its own count anew; where clocks of replicas
+//! differ; and with a server B that does not tell the time, whose broadcast ends the count of all that was accepted before.
+//! It never refuses for longer than it takes server B to store what it waits for, or [`UNANSWERED`] where that never comes.
 
 pub mod metrics;
 mod subscription;
@@ -25,9 +28,14 @@ pub use subscription::UsageSubscription;
 
 /// How the wire writes a day.
 const DAY: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]");
-/// Server B tells of a user within a second of storing an SMS. If it has spoken so long after an SMS was accepted here, and
-/// never of its user, that broadcast was lost, or the SMS will never be stored: it must not count for the rest of the day.
+/// Server B stores SMS nearly in the order of their submission. If it has stored anybody's SMS that was submitted so long
+/// after one that was accepted here, and never told of that one, the broadcast was lost, or the SMS will never be stored: it
+/// must not count for the rest of the day.
 const UNANSWERED: Duration = Duration::from_mins(1);
+/// SMS that a user submits so close to one another are counted as one, which is stored when the last is.
+const TOGETHER: Duration = Duration::from_millis(100);
+/// Counts of a user at most: while there are so many, further SMS are added to the last.
+const MAX_PENDING: usize = 64;
 
 /// What users have used today. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -43,18 +51,27 @@ struct Today {
     users: HashMap<UserId, Used>,
     /// When server B was last heard.
     heard: Option<Instant>,
+    /// The newest submission that server B has told to be stored, whoever's.
+    stored_until: Option<OffsetDateTime>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Used {
     /// Segments that server B has charged.
     reported: u32,
-    /// Segments accepted here since then.
-    pending: u32,
-    /// Since when there have been pending ones.
-    since: Instant,
-    /// Which broadcast `pending` is counted from.
-    broadcasts: u32,
+    /// Accepted here, and not known to be stored; the oldest first.
+    pending: Vec<Pending>,
+    /// How many there have been: names the next one.
+    counts: u64,
+}
+
+/// SMS accepted here in a short time.
+#[derive(Debug)]
+struct Pending {
+    id: u64,
+    oldest: OffsetDateTime,
+    newest: OffsetDateTime,
+    segments: u32,
 }
 
 /// What is left of a quota, for the headers and the client.
@@ -75,7 +92,7 @@ pub struct Charge {
     date: Date,
     user_id: UserId,
     segments: u32,
-    broadcasts: u32,
+    pending: u64,
     kept: bool,
 }
 
@@ -86,6 +103,7 @@ impl Default for Usage {
                 date: OffsetDateTime::now_utc().date(),
                 users: HashMap::new(),
                 heard: None,
+                stored_until: None,
             })),
             connection: ConnectionState::shared(),
         }
@@ -107,23 +125,19 @@ impl Usage {
         let segments = u32::from(segments);
         let mut today = self.today.lock();
         today.turn_to(now.date());
-        let heard = today.heard;
-        let used = today.users.entry(user_id).or_insert_with(Used::nothing);
-        used.forget_unanswered(heard);
+        let stored_until = today.stored_until;
+        let used = today.users.entry(user_id).or_default();
+        used.forget_unanswered(stored_until);
         let before = state(daily_quota, used.total(), now);
         if segments > before.left {
             return Err(before);
         }
-        if used.pending == 0 {
-            used.since = Instant::now();
-        }
-        used.pending = used.pending.saturating_add(segments);
         let charge = Charge {
             today: Arc::clone(&self.today),
             date: now.date(),
             user_id,
             segments,
-            broadcasts: used.broadcasts,
+            pending: used.count(segments, now),
             kept: false,
         };
         Ok((charge, state(daily_quota, used.total(), now)))
@@ -134,7 +148,11 @@ impl Usage {
     pub fn left(&self, user_id: UserId, daily_quota: i32, now: OffsetDateTime) -> QuotaState {
         let mut today = self.today.lock();
         today.turn_to(now.date());
-        let used = today.users.get(&user_id).map_or(0, Used::total);
+        let stored_until = today.stored_until;
+        let used = today.users.get_mut(&user_id).map_or(0, |used| {
+            used.forget_unanswered(stored_until);
+            used.total()
+        });
         state(daily_quota, used, now)
     }
 
@@ -147,13 +165,14 @@ impl Usage {
         }
         today.heard = Some(Instant::now());
         for entry in &usage.users {
-            let used = today
-                .users
-                .entry(entry.user_id)
-                .or_insert_with(Used::nothing);
+            today.stored_until = entry.stored_until.max(today.stored_until);
+            let used = today.users.entry(entry.user_id).or_default();
             // Absolute, but two server Bs may overtake one another.
             used.reported = used.reported.max(entry.segments);
-            used.restart();
+            match entry.stored_until {
+                Some(until) => used.pending.retain(|it| it.newest > until),
+                None => used.pending.clear(),
+            }
         }
         true
     }
@@ -161,7 +180,10 @@ impl Usage {
     /// A fresh queue is bound: what was said before is not known, so nothing that it may have answered counts any more.
     fn subscribed(&self) {
         let mut today = self.today.lock();
-        today.users.values_mut().for_each(Used::restart);
+        today
+            .users
+            .values_mut()
+            .for_each(|used| used.pending.clear());
     }
 
     /// For `/status`.
@@ -187,39 +209,47 @@ impl Today {
         if self.date != date {
             self.date = date;
             self.users = HashMap::new();
+            self.stored_until = None;
         }
     }
 }
 
 impl Used {
-    fn nothing() -> Self {
-        Self {
-            reported: 0,
-            pending: 0,
-            since: Instant::now(),
-            broadcasts: 0,
-        }
-    }
-
     fn total(&self) -> u32 {
-        self.reported.saturating_add(self.pending)
+        let pending = self.pending.iter().map(|it| it.segments);
+        pending.fold(self.reported, u32::saturating_add)
     }
 
-    fn restart(&mut self) {
-        self.pending = 0;
-        self.broadcasts = self.broadcasts.wrapping_add(1);
+    /// Counts what was accepted now; gives the name of the count.
+    fn count(&mut self, segments: u32, now: OffsetDateTime) -> u64 {
+        let full = self.pending.len() >= MAX_PENDING;
+        match self.pending.last_mut() {
+            Some(last) if full || now - last.oldest < TOGETHER => {
+                last.newest = last.newest.max(now);
+                last.segments = last.segments.saturating_add(segments);
+            }
+            _ => {
+                self.counts += 1;
+                self.pending.push(Pending {
+                    id: self.counts,
+                    oldest: now,
+                    newest: now,
+                    segments,
+                });
+            }
+        }
+        self.pending.last().map_or(self.counts, |last| last.id)
     }
 
-    fn forget_unanswered(&mut self, heard: Option<Instant>) {
-        let waited = heard.map(|heard| heard.saturating_duration_since(self.since));
-        if self.pending > 0 && waited.is_some_and(|waited| waited > UNANSWERED) {
-            self.restart();
+    fn forget_unanswered(&mut self, stored_until: Option<OffsetDateTime>) {
+        if let Some(until) = stored_until {
+            self.pending.retain(|it| until - it.newest <= UNANSWERED);
         }
     }
 }
 
 impl Charge {
-    /// The SMS is queued: it stays counted.
+    /// The SMS is queued, or may be: it stays counted.
     pub fn keep(mut self) {
         self.kept = true;
     }
@@ -234,11 +264,11 @@ impl Drop for Charge {
         if today.date != self.date {
             return;
         }
-        // After a broadcast it is not among the pending ones any more.
-        if let Some(used) = today.users.get_mut(&self.user_id)
-            && used.broadcasts == self.broadcasts
-        {
-            used.pending = used.pending.saturating_sub(self.segments);
+        // After a broadcast it may not be among the pending ones any more.
+        let used = today.users.get_mut(&self.user_id);
+        let mut pending = used.into_iter().flat_map(|used| &mut used.pending);
+        if let Some(pending) = pending.find(|it| it.id == self.pending) {
+            pending.segments = pending.segments.saturating_sub(self.segments);
         }
     }
 }

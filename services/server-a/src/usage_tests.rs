@@ -7,16 +7,32 @@ const NOW: OffsetDateTime = datetime!(2026-03-01 23:00:00 UTC);
 const ANN: UserId = 1;
 
 fn told(usage: &Usage, day: &str, segments: u32) -> bool {
-    let users = vec![UsageEntry {
-        user_id: ANN,
-        segments,
-    }];
     let day = day.to_owned();
+    let users = vec![entry(ANN, segments, None)];
     usage.take(&SmsUsage { day, users }, NOW)
 }
 
+fn entry(user_id: UserId, segments: u32, stored_until: Option<OffsetDateTime>) -> UsageEntry {
+    UsageEntry {
+        user_id,
+        segments,
+        stored_until,
+    }
+}
+
+/// Server B has stored up to this time.
+fn stored(usage: &Usage, user_id: UserId, segments: u32, until: OffsetDateTime) {
+    let day = "2026-03-01".to_owned();
+    let users = vec![entry(user_id, segments, Some(until))];
+    assert!(usage.take(&SmsUsage { day, users }, NOW));
+}
+
 fn accept(usage: &Usage, quota: i32, segments: u16) -> Result<u32, u32> {
-    match usage.charge(ANN, quota, segments, NOW) {
+    accept_at(usage, quota, segments, NOW)
+}
+
+fn accept_at(usage: &Usage, quota: i32, segments: u16, now: OffsetDateTime) -> Result<u32, u32> {
+    match usage.charge(ANN, quota, segments, now) {
         Ok((charge, state)) => {
             charge.keep();
             Ok(state.left)
@@ -120,18 +136,56 @@ fn a_fresh_subscription_forgets_what_a_lost_broadcast_may_have_answered() {
 }
 
 #[test]
-fn what_server_b_never_tells_of_although_it_speaks_stops_counting() {
+fn what_was_submitted_after_what_server_b_has_stored_still_counts() {
+    let usage = Usage::default();
+    let after = |seconds| NOW + Duration::from_secs(seconds);
+    for seconds in 0..10 {
+        let left = u32::try_from(9 - seconds).expect("small");
+        assert_eq!(accept_at(&usage, 10, 1, after(seconds)), Ok(left));
+    }
+    // A backlog: the first four are stored, six wait in the queue.
+    stored(&usage, ANN, 4, after(3));
+    assert_eq!(accept_at(&usage, 10, 1, after(10)), Err(0));
+    // One of them was a repeat, which is not charged.
+    stored(&usage, ANN, 6, after(6));
+    assert_eq!(accept_at(&usage, 10, 2, after(10)), Err(1));
+    assert_eq!(accept_at(&usage, 10, 1, after(10)), Ok(0));
+    stored(&usage, ANN, 10, after(10));
+    assert_eq!(usage.left(ANN, 10, NOW).left, 0);
+    assert!(usage.today.lock().users[&ANN].pending.is_empty());
+}
+
+#[test]
+fn however_much_is_accepted_while_server_b_is_away_it_takes_little_memory_and_all_counts() {
+    let usage = Usage::default();
+    for tenths in 0..10_000 {
+        let now = NOW + Duration::from_millis(100 * tenths);
+        accept_at(&usage, i32::MAX, 1, now).expect("within the quota");
+    }
+    let pending = usage.today.lock().users[&ANN].pending.len();
+    assert_eq!(pending, MAX_PENDING);
+    assert_eq!(usage.left(ANN, 10_001, NOW).left, 1);
+    let last = NOW + Duration::from_millis(100 * 9_999);
+    stored(&usage, ANN, 9_999, last - Duration::from_millis(1));
+    // It errs on the side of the quota until the last of those counted together is stored.
+    assert_eq!(usage.left(ANN, 10_001, NOW).left, 0);
+    stored(&usage, ANN, 10_000, last);
+    assert_eq!(usage.left(ANN, 10_001, NOW).left, 1);
+}
+
+#[test]
+fn what_server_b_never_tells_of_although_it_stores_later_ones_stops_counting() {
+    const BOB: UserId = 2;
     let usage = Usage::default();
     assert_eq!(accept(&usage, 10, 10), Ok(0));
-    // Server B is silent as a whole: what was accepted here may still wait for it, for hours.
+    // Server B is silent as a whole, or behind: what was accepted here may still wait for it, for hours.
     assert_eq!(accept(&usage, 10, 1), Err(0));
-    let spoke = |after: Duration| {
-        let mut today = usage.today.lock();
-        let since = today.users[&ANN].since;
-        today.heard = Some(since + after);
-    };
-    spoke(UNANSWERED);
+    stored(&usage, BOB, 1, NOW + UNANSWERED);
     assert_eq!(accept(&usage, 10, 1), Err(0));
-    spoke(UNANSWERED + Duration::from_millis(1));
+    // An older one does not bring it back.
+    stored(&usage, BOB, 2, NOW + UNANSWERED + Duration::from_millis(1));
+    stored(&usage, BOB, 3, NOW);
+    // A dry run says what a send would be told.
+    assert_eq!(usage.left(ANN, 10, NOW).left, 10);
     assert_eq!(accept(&usage, 10, 1), Ok(9));
 }

@@ -128,6 +128,14 @@ pub struct UsageEntry {
     pub user_id: UserId,
     /// Segments used that day.
     pub segments: u32,
+    /// The newest `submitted_at` of the user's SMS of that day among those that have just been stored: what was submitted
+    /// later is not in `segments` yet. Absent where nothing was stored, and from a server B that does not know the field.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub stored_until: Option<OffsetDateTime>,
 }
 
 /// Where an SMS is on its way.

@@ -238,10 +238,19 @@ fn sms_and_auth_messages_are_pinned() {
         "sms.usage",
         &SmsUsage {
             day: "2026-01-02".to_owned(),
-            users: vec![UsageEntry {
-                user_id: 7,
-                segments: 3,
-            }],
+            users: vec![
+                UsageEntry {
+                    user_id: 7,
+                    segments: 3,
+                    stored_until: Some(datetime!(2026-01-02 03:04:05.000006 UTC)),
+                },
+                // As server Bs write it that do not know the field.
+                UsageEntry {
+                    user_id: 8,
+                    segments: 5,
+                    stored_until: None,
+                },
+            ],
         },
     );
     pinned(

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use moka::ops::compute::Op;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use service_runtime::problem::Problem;
 use sha2::{Digest, Sha256};
@@ -117,7 +119,14 @@ impl RequestHash {
 /// Requests with a key that this replica has taken lately. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Remembered {
-    requests: Cache<Uuid, RequestHash>,
+    requests: Cache<Uuid, Request>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    hash: RequestHash,
+    /// It was queued, or may have been: another try that fails takes nothing back.
+    stays: bool,
 }
 
 impl Default for Remembered {
@@ -125,6 +134,8 @@ impl Default for Remembered {
         let requests = Cache::builder()
             .max_capacity(REMEMBERED)
             .time_to_live(REMEMBERED_FOR)
+            // moka's own choice would rather not take in what is new.
+            .eviction_policy(EvictionPolicy::lru())
             .build();
         Self { requests }
     }
@@ -136,17 +147,31 @@ impl Remembered {
     /// # Errors
     /// 409 if another content is known under this id.
     pub fn note(&self, message_id: Uuid, hash: RequestHash) -> Result<bool, Problem> {
-        let entry = self.requests.entry(message_id).or_insert(hash);
-        if *entry.value() == hash {
+        let request = Request { hash, stays: false };
+        let entry = self.requests.entry(message_id).or_insert(request);
+        if entry.value().hash == hash {
             return Ok(entry.is_fresh());
         }
         let detail = "this Idempotency-Key was used for another content";
         Err(Problem::of(&IDEMPOTENCY_CONFLICT, detail).with_message_id(message_id))
     }
 
-    /// Takes back a request of which nothing was queued.
+    /// The request was queued, or may have been: what is remembered of it stays.
+    pub fn stays(&self, message_id: Uuid, hash: RequestHash) {
+        let entry = self.requests.entry(message_id);
+        entry.and_compute_with(|known| match known {
+            Some(known) if known.value().stays => Op::Nop,
+            _ => Op::Put(Request { hash, stays: true }),
+        });
+    }
+
+    /// Takes back a request of which nothing was queued, unless a repeat of it was.
     pub fn forget(&self, message_id: Uuid) {
-        self.requests.invalidate(&message_id);
+        let entry = self.requests.entry(message_id);
+        entry.and_compute_with(|known| match known {
+            Some(known) if !known.value().stays => Op::Remove,
+            _ => Op::Nop,
+        });
     }
 }
 
@@ -230,13 +255,45 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn a_first_try_that_fails_does_not_take_back_a_repeat_that_was_queued() {
+        let remembered = Remembered::default();
+        let (id, hash) = (Uuid::now_v7(), RequestHash::of(&[("body", Some("one"))]));
+        assert!(remembered.note(id, hash).expect("new"));
+        assert!(!remembered.note(id, hash).expect("the same"));
+        remembered.stays(id, hash);
+        remembered.forget(id);
+        assert!(!remembered.note(id, hash).expect("still known"));
+
+        // Nor does one that has failed before the repeat was queued.
+        let id = Uuid::now_v7();
+        assert!(remembered.note(id, hash).expect("new"));
+        remembered.forget(id);
+        remembered.stays(id, hash);
+        remembered.forget(id);
+        assert!(!remembered.note(id, hash).expect("still known"));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_the_oldest_fall_out() {
         let remembered = Remembered::default();
         let hash = RequestHash::of(&[]);
-        for _ in 0..2 * REMEMBERED {
-            assert!(remembered.note(Uuid::now_v7(), hash).expect("new"));
+        let id = |number: u64| Uuid::from_u128(u128::from(number));
+        for number in 0..2 * REMEMBERED {
+            assert!(remembered.note(id(number), hash).expect("new"));
+            // Often asked for, but long ago.
+            if number < 100 {
+                for _ in 0..10 {
+                    assert!(!remembered.note(id(number), hash).expect("the same"));
+                }
+            }
         }
         remembered.requests.run_pending_tasks();
         assert!(remembered.requests.entry_count() <= REMEMBERED);
+        for number in [0, 99, REMEMBERED / 2] {
+            assert!(!remembered.requests.contains_key(&id(number)), "{number}");
+        }
+        for number in (2 * REMEMBERED - REMEMBERED / 2)..2 * REMEMBERED {
+            assert!(remembered.requests.contains_key(&id(number)), "{number}");
+        }
     }
 }

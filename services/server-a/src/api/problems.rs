@@ -59,7 +59,7 @@ pub static QUOTA_EXCEEDED: ProblemType = ProblemType {
     status: StatusCode::TOO_MANY_REQUESTS,
     title: "The daily quota is used up",
     retry: true,
-    help: "The SMS has more segments than are left of today's quota; nothing was queued. The quota is full again after `Retry-After`, at midnight UTC. `RateLimit` tells what is left.",
+    help: "The SMS has more segments than are left of today's quota; nothing was queued. The quota is full again after `Retry-After`, at midnight UTC; without that header the SMS has more segments than a whole day's quota, and only a higher quota or a shorter text helps. `RateLimit` tells what is left.",
 };
 pub static RATE_LIMITED: ProblemType = ProblemType {
     code: "rate_limited",

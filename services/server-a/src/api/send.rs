@@ -133,21 +133,25 @@ pub async fn send(
         let charged = usage.charge(client.user_id, client.daily_quota, envelope.segments, now);
         let (charge, left) = charged.map_err(|left| {
             forget();
-            quota_exceeded(left)
+            quota_exceeded(left, envelope.segments)
         })?;
         (Some(charge), left)
     } else {
         (None, usage.left(client.user_id, client.daily_quota, now))
     };
-    if let Err(error) = publish_sms_message(&publisher, &envelope).await {
-        if error != PublishError::Unconfirmed {
-            forget();
+    let outcome = publish_sms_message(&publisher, &envelope).await;
+    if may_be_queued(outcome) {
+        // Counted, too, where it may only have been queued: server B would charge it.
+        if let Some(charge) = charge {
+            charge.keep();
         }
-        return Err(not_queued(error, message_id));
+        if let Some(hash) = hash {
+            remembered.stays(message_id, hash);
+        }
+    } else {
+        forget();
     }
-    if let Some(charge) = charge {
-        charge.keep();
-    }
+    outcome.map_err(|error| not_queued(error, message_id))?;
     SMS_ACCEPTED.inc();
     let queued = Queued {
         message_id,
@@ -156,6 +160,10 @@ pub async fn send(
         encoding: envelope.encoding,
     };
     Ok((StatusCode::ACCEPTED, quota_headers(left), Json(queued)).into_response())
+}
+
+fn may_be_queued(outcome: Result<(), PublishError>) -> bool {
+    matches!(outcome, Ok(()) | Err(PublishError::Unconfirmed))
 }
 
 fn measured(sms: &Sms, left: QuotaState) -> Response {
@@ -183,12 +191,20 @@ fn quota_headers(state: QuotaState) -> [(HeaderName, HeaderValue); 2] {
     ]
 }
 
-fn quota_exceeded(left: QuotaState) -> Problem {
+fn quota_exceeded(left: QuotaState, segments: u16) -> Problem {
     let QuotaState {
         left: it, quota, ..
     } = left;
-    let detail = format!("{it} of {quota} segments are left today (UTC), and the SMS has more");
-    let problem = Problem::of(&QUOTA_EXCEEDED, detail).with_retry_after(left.resets_in);
+    let problem = if u32::from(segments) > quota {
+        let detail = format!(
+            "the SMS has {segments} segments, and the quota is {quota} a day: it fits on no day"
+        );
+        Problem::of(&QUOTA_EXCEEDED, detail)
+    } else {
+        let detail =
+            format!("{it} of {quota} segments are left today (UTC), and the SMS has {segments}");
+        Problem::of(&QUOTA_EXCEEDED, detail).with_retry_after(left.resets_in)
+    };
     let headers = quota_headers(left).into_iter();
     headers.fold(problem, |problem, (name, value)| {
         problem.with_header(name, value)

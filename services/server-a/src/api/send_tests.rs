@@ -66,3 +66,29 @@ fn the_envelope_carries_what_server_b_needs_to_know() {
     assert_eq!(full.client_reference.as_deref(), Some("order-4711"));
     assert_eq!(full.request_hash, Some(hash));
 }
+
+#[test]
+fn who_asks_for_more_than_a_whole_quota_is_not_told_to_come_back_at_midnight() {
+    let state = |quota, left| QuotaState {
+        quota,
+        left,
+        resets_in: 60,
+    };
+    for (state, segments, comes_back) in [
+        (state(10, 2), 3, true),
+        (state(10, 0), 10, true),
+        (state(10, 10), 11, false),
+        (state(0, 0), 1, false),
+    ] {
+        let problem = quota_exceeded(state, segments);
+        let response = problem.into_response();
+        let (status, headers) = (response.status(), response.headers());
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(
+            headers.contains_key("retry-after"),
+            comes_back,
+            "{segments} of {state:?}"
+        );
+        assert!(headers.contains_key("ratelimit"));
+    }
+}

@@ -6,8 +6,8 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
 use service_runtime::problem::{Problem, openapi};
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::response::Response;
 use utoipa::{IntoParams, IntoResponses};
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use wire_contract::{SmsPage, SmsRecord, SmsStatus};
 
 use super::auth::ClientContext;
-use super::problems::{self, SMS_NOT_FOUND, STATUS_UNAVAILABLE};
+use super::problems::{self, RATE_LIMITED, SMS_NOT_FOUND, STATUS_UNAVAILABLE};
 use crate::server_b::{AskError, ServerB};
 
 /// SMS in a page at most, and where nothing is said.
@@ -109,6 +109,10 @@ fn problem(error: AskError) -> Problem {
     match error {
         AskError::NotFound => Problem::of(&SMS_NOT_FOUND, "you have no SMS with this id"),
         AskError::Invalid { field, detail } => Problem::invalid_field(field, detail),
+        AskError::TooMany => {
+            let detail = "this user's questions about SMS at one moment are too many";
+            Problem::of(&RATE_LIMITED, detail).with_retry_after(1)
+        }
         AskError::Unavailable(_) => {
             let detail = "what became of SMS cannot be told now; sending is not affected";
             Problem::of(&STATUS_UNAVAILABLE, detail).with_retry_after(RETRY_SECS)
@@ -166,9 +170,11 @@ fn status(text: &str) -> Result<String, String> {
 fn a_time(text: &str) -> Result<String, String> {
     // A + that was not escaped arrives as a space.
     let time = OffsetDateTime::parse(&text.replace(' ', "+"), &Rfc3339);
+    // What lies beyond the last year in UTC is no time that anything was submitted at.
     let time = time
         .ok()
-        .and_then(|time| time.to_offset(time::UtcOffset::UTC).format(&Rfc3339).ok());
+        .and_then(|time| time.checked_to_offset(UtcOffset::UTC))
+        .and_then(|time| time.format(&Rfc3339).ok());
     time.ok_or_else(|| A_TIME.to_owned())
 }
 
@@ -213,6 +219,8 @@ mod tests {
             ("status=lost", "status"),
             ("from_time=yesterday", "from_time"),
             ("to_time=2026-03-01", "to_time"),
+            ("from_time=9999-12-31T23:59:59-01:00", "from_time"),
+            ("to_time=0000-01-01T00:00:00+01:00", "to_time"),
             ("offset=1", "offset"),
         ] {
             let problem = read(query).expect_err(query);

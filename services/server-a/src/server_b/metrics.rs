@@ -14,11 +14,12 @@ static ASKED: LazyLock<IntCounterVec> = LazyLock::new(|| {
 });
 
 /// What can come of a question.
-const OUTCOMES: [&str; 9] = [
+const OUTCOMES: [&str; 10] = [
     "answered",
     "not_found",
     "invalid",
     "not_configured",
+    "too_many",
     "overloaded",
     "timeout",
     "unreachable",

@@ -171,7 +171,7 @@ impl Intake {
             match Box::pin(store::insert(&self.pool, &rows, self.validity)).await {
                 Ok(stored) => {
                     count(&stored, batch.len());
-                    self.usage.report(stored.usage);
+                    self.usage.stored(stored.usage, &rows);
                     return Ok(Inserted::Committed);
                 }
                 Err(StoreError::Content { sqlstate }) => {

@@ -53,7 +53,8 @@ pub fn day_of(submitted_at: OffsetDateTime) -> Date {
     utc.unwrap_or(submitted_at).date()
 }
 
-fn account_of(sms: &ReceivedSms) -> Account {
+/// Which account an SMS is charged to.
+pub fn account_of(sms: &ReceivedSms) -> Account {
     (day_of(sms.envelope.submitted_at), sms.envelope.user_id)
 }
 

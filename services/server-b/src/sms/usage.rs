@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use wire_contract::{SMS_USAGE_EXCHANGE, SmsUsage, UsageEntry, UserId, encode_json, specs};
 
 use super::metrics;
-use super::quota::Account;
+use super::quota::{Account, account_of};
+use super::store::ReceivedSms;
 
 const SMS_USAGE: &str = "sms.usage";
 /// Batches of so long are told of together.
@@ -31,17 +32,42 @@ const MESSAGE_USERS: usize = 1000;
 /// What is yet to be told. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Usage {
-    pending: Arc<Mutex<HashMap<Account, u32>>>,
+    pending: Arc<Mutex<HashMap<Account, Told>>>,
     changed: Arc<Notify>,
 }
 
+/// What is told of an account. Both only grow, so of two values the higher is the newer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Told {
+    segments: u32,
+    stored_until: Option<OffsetDateTime>,
+}
+
 impl Usage {
-    /// Takes what a committed batch says. Usage only grows, so of two values the higher is the newer.
-    pub fn report(&self, usage: impl IntoIterator<Item = (Account, u32)>) {
+    /// Takes what a committed batch says, and up to where server A need not count itself what was submitted.
+    pub fn stored(&self, usage: impl IntoIterator<Item = (Account, u32)>, batch: &[&ReceivedSms]) {
+        let mut newest = HashMap::<Account, OffsetDateTime>::new();
+        for sms in batch {
+            let submitted_at = sms.envelope.submitted_at;
+            let known = newest.entry(account_of(sms)).or_insert(submitted_at);
+            *known = submitted_at.max(*known);
+        }
+        self.report(usage.into_iter().map(|(account, segments)| {
+            let stored_until = newest.get(&account).copied();
+            let told = Told {
+                segments,
+                stored_until,
+            };
+            (account, told)
+        }));
+    }
+
+    fn report(&self, usage: impl IntoIterator<Item = (Account, Told)>) {
         let mut pending = self.pending.lock();
-        for (account, segments) in usage {
+        for (account, told) in usage {
             let known = pending.entry(account).or_default();
-            *known = segments.max(*known);
+            known.segments = told.segments.max(known.segments);
+            known.stored_until = told.stored_until.max(known.stored_until);
         }
         drop(pending);
         self.changed.notify_one();
@@ -82,11 +108,14 @@ impl Usage {
         }
     }
 
-    async fn tell(&self, publisher: &Publisher, pending: HashMap<Account, u32>) {
+    async fn tell(&self, publisher: &Publisher, pending: HashMap<Account, Told>) {
         let mut days = BTreeMap::<Date, Vec<UsageEntry>>::new();
-        for ((day, user_id), segments) in pending {
-            let users = days.entry(day).or_default();
-            users.push(UsageEntry { user_id, segments });
+        for ((day, user_id), told) in pending {
+            days.entry(day).or_default().push(UsageEntry {
+                user_id,
+                segments: told.segments,
+                stored_until: told.stored_until,
+            });
         }
         for (day, users) in days {
             for users in users.chunks(MESSAGE_USERS) {
@@ -101,7 +130,13 @@ impl Usage {
     }
 
     fn put_back(&self, day: Date, users: &[UsageEntry]) {
-        self.report(users.iter().map(|it| ((day, it.user_id), it.segments)));
+        self.report(users.iter().map(|it| {
+            let told = Told {
+                segments: it.segments,
+                stored_until: it.stored_until,
+            };
+            ((day, it.user_id), told)
+        }));
     }
 }
 
@@ -126,7 +161,7 @@ enum Turn {
 }
 
 /// Who has used up the quota of this UTC day; nobody where it is another's turn.
-async fn exhausted(pool: &PgPool, turn: Turn) -> sqlx::Result<Vec<(Account, u32)>> {
+async fn exhausted(pool: &PgPool, turn: Turn) -> sqlx::Result<Vec<(Account, Told)>> {
     let today = OffsetDateTime::now_utc().date();
     let users: Vec<(UserId, i32)> = sqlx::query_as(
         // A second of grace, or the turn of one that comes a little early would be lost.
@@ -144,7 +179,13 @@ async fn exhausted(pool: &PgPool, turn: Turn) -> sqlx::Result<Vec<(Account, u32)
     .await?;
     let users = users.into_iter();
     Ok(users
-        .map(|(user_id, segments)| ((today, user_id), segments.unsigned_abs()))
+        .map(|(user_id, segments)| {
+            let told = Told {
+                segments: segments.unsigned_abs(),
+                stored_until: None,
+            };
+            ((today, user_id), told)
+        })
         .collect())
 }
 

@@ -2,4 +2,5 @@
 //! Python is, and runs what is ignored without it; alone: `cargo xtask test -p test-support --test schemathesis --
 //! --ignored`.
 
+mod server_a;
 mod server_b;
