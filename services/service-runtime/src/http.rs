@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 /// A client that has not sent its headers by then is slow on purpose.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a connection whose first bytes may yet be those of HTTP/2 is looked at again.
+/// When a connection whose first bytes may yet be those of HTTP/2 is looked at again: at first, and at most.
 const PREFACE_PAUSE: Duration = Duration::from_millis(20);
+const PREFACE_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// What an HTTP/2 connection begins with (RFC 9113, 3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// An HTTP/2 connection that is silent for so long is asked for a sign of life, and has as long to give it.
@@ -127,14 +128,16 @@ impl Server {
 async fn speaks(stream: &TcpStream) -> bool {
     let mut first = [0; HTTP2_PREFACE.len()];
     let told = async {
+        let mut pause = PREFACE_PAUSE;
         loop {
             match stream.peek(&mut first).await {
                 Ok(0) | Err(_) => return false,
                 Ok(read) if read == first.len() || first[..read] != HTTP2_PREFACE[..read] => {
                     return true;
                 }
-                Ok(_) => tokio::time::sleep(PREFACE_PAUSE).await,
+                Ok(_) => tokio::time::sleep(pause).await,
             }
+            pause = (pause * 2).min(PREFACE_PAUSE_MAX);
         }
     };
     tokio::time::timeout(HEADER_TIMEOUT, told)
