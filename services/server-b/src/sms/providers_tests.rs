@@ -147,9 +147,17 @@ fn an_error_quotes_no_value_since_it_may_be_a_secret() {
             "timeout_seconds: s3cr3t",
             "http.timeout_seconds: ",
         ),
-        ("{bearer: {env: PATH}}", "{bearer: \"s3cr3t", "line "),
-        ("{bearer: {env: PATH}}", "{bearer: s3cr3t: x}", "line "),
-        ("{bearer: {env: PATH}}", "*s3cr3t", "line "),
+        (
+            "{bearer: {env: PATH}}",
+            "{bearer: \"s3cr3t",
+            "PROVIDERS_FILE, ",
+        ),
+        (
+            "{bearer: {env: PATH}}",
+            "{bearer: s3cr3t: x}",
+            "PROVIDERS_FILE, ",
+        ),
+        ("{bearer: {env: PATH}}", "*s3cr3t", "PROVIDERS_FILE, "),
     ];
     for (good, bad, place) in cases {
         let error = error(&FILE.replacen(good, bad, 1));
