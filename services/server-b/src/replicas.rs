@@ -213,7 +213,8 @@ async fn note_heard(pool: &PgPool) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn is_heard(pool: &PgPool) -> anyhow::Result<bool> {
+/// Whether some server B hears all replicas that there are.
+pub async fn is_heard(pool: &PgPool) -> anyhow::Result<bool> {
     let heard = sqlx::query_scalar(
         "SELECT heard_at > now() - make_interval(secs => $1) AND heard_since < now() - make_interval(secs => $2)
          FROM replica_intake",

@@ -26,6 +26,7 @@ use wire_contract::specs;
 
 use crate::keys::KeyRing;
 use crate::lock::{self, Lock};
+use crate::replicas;
 use numbering::{Fenced, RelayState};
 pub use publish::{bookmark_of, confirmed_prefix};
 
@@ -48,7 +49,7 @@ const COALESCE_EVERY: Duration = Duration::from_millis(500);
 const COALESCE_PAUSE: u32 = 10;
 /// Pause after an error.
 const RETRY: Duration = Duration::from_millis(500);
-/// So long a leader that has no broker keeps the lead, and then leaves it for a while to a server B that may have one.
+/// So long a leader that has no broker keeps the lead in any case, and then leaves it for a while to a server B that has one.
 const LEAD_WITHOUT_BROKER: Duration = Duration::from_secs(5);
 const STAND_BACK: Duration = Duration::from_secs(2);
 /// Channel on which the trigger wakes a sleeping relay.
@@ -119,7 +120,7 @@ impl Relay {
                 self.status.write().last_error = Some(text);
                 RETRY
             } else {
-                tracing::info!("no broker: the lead is left to another server B, if there is one");
+                tracing::info!("no broker: the lead is left to another server B, which has one");
                 STAND_BACK
             };
             self.status.write().leader = false;
@@ -204,7 +205,10 @@ impl Term<'_> {
             .context(NO_ANSWER)??;
         loop {
             self.leadership.check().await?;
-            if (self.no_broker).is_some_and(|since| since.elapsed() > LEAD_WITHOUT_BROKER) {
+            let since = self.no_broker.map(|since| since.elapsed());
+            if since.is_some_and(|since| since > LEAD_WITHOUT_BROKER)
+                && replicas::is_heard(&self.relay.pool).await?
+            {
                 return Ok(());
             }
             tokio::time::timeout(STEP_TIMEOUT, self.step())
