@@ -13,6 +13,9 @@ use crate::{
     eventually,
 };
 
+/// More than any test sends, and room for those that count up.
+const AMPLE_QUOTA: i32 = 1_000_000_000;
+
 /// Generous: speed is for benchmarks.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
@@ -328,7 +331,7 @@ impl App {
                            RETURNING user_id, username)
              INSERT INTO api_keys (user_id, digest, prefix)
              SELECT user_id, sha256(convert_to('isk_bulk_' || username, 'UTF8')), 'isk_bulk_' FROM made; COMMIT",
-            quota = i32::MAX
+            quota = AMPLE_QUOTA
         ));
     }
 
@@ -402,7 +405,7 @@ impl App {
     /// When server B refuses.
     #[must_use]
     pub fn create_user(&self, username: &str) -> TestUser {
-        self.create_user_with_quota(username, i32::MAX)
+        self.create_user_with_quota(username, AMPLE_QUOTA)
     }
 
     /// Creates a user with a generated key and this quota.
