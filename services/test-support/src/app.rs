@@ -327,11 +327,10 @@ impl App {
         let _ = self.sql(&format!(
             "BEGIN; SET CONSTRAINTS ALL DEFERRED;
              WITH made AS (INSERT INTO users (username, daily_quota)
-                           SELECT 'user-' || n, {quota} FROM generate_series(1, {count}) n
+                           SELECT 'user-' || n, {AMPLE_QUOTA} FROM generate_series(1, {count}) n
                            RETURNING user_id, username)
              INSERT INTO api_keys (user_id, digest, prefix)
              SELECT user_id, sha256(convert_to('isk_bulk_' || username, 'UTF8')), 'isk_bulk_' FROM made; COMMIT",
-            quota = AMPLE_QUOTA
         ));
     }
 
