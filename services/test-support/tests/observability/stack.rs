@@ -96,6 +96,18 @@ impl Stack {
             "UPDATE users SET is_active = false WHERE username = '{other}'"
         ));
         self.user_created(self.rounds, &other);
+        self.stray_receipt();
+    }
+
+    /// Of a provider that server B does not have: counted, too.
+    fn stray_receipt(&self) {
+        let b = self.app.server_b.as_ref().expect("server B runs");
+        let url = format!("{}/receipts/v1/nobody", b.url);
+        let receipt = json!({"id": "1", "status": "DELIVRD"});
+        let answer = (self.app.http())
+            .call("POST", &url, None, Some(&receipt))
+            .expect("B answers");
+        assert_eq!(answer.status, 404, "{}", answer.text);
     }
 
     /// A full sync, to its end.
