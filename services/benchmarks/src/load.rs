@@ -40,6 +40,8 @@ pub struct Outcome {
     pub accepted: u64,
     /// Other answers.
     pub refused: u64,
+    /// One of these.
+    pub refusal: Option<String>,
     /// From the first send to the last answer.
     pub took: Duration,
     /// Of each accepted send, in milliseconds.
@@ -70,15 +72,17 @@ pub async fn run(url: &str, load: Load) -> Result<Outcome> {
         let of_one = ended.context("a connection panicked")??;
         outcome.accepted += of_one.accepted;
         outcome.refused += of_one.refused;
+        outcome.refusal = outcome.refusal.or(of_one.refusal);
         outcome.latencies.extend(of_one.latencies);
     }
     outcome.took = began.elapsed();
     let bound = outcome.accepted * REFUSED_PERCENT / 100;
     ensure!(
         outcome.refused <= bound,
-        "{} of {} sends were refused",
+        "{} of {} sends were refused, such as with {}",
         outcome.refused,
-        outcome.refused + outcome.accepted
+        outcome.refused + outcome.accepted,
+        outcome.refusal.unwrap_or_default()
     );
     Ok(outcome)
 }
@@ -105,12 +109,14 @@ async fn one_connection(address: SocketAddr, users: u64, end: Instant) -> Result
             .body(Full::new(body.clone()))?;
         let response = sender.send_request(request).await?;
         let status = response.status();
-        response.into_body().collect().await?;
+        let answer = response.into_body().collect().await?.to_bytes();
         if status == StatusCode::ACCEPTED {
             outcome.accepted += 1;
             outcome.latencies.push(began.elapsed().as_secs_f64() * 1e3);
         } else {
             outcome.refused += 1;
+            let refusal = || format!("{status}: {}", String::from_utf8_lossy(&answer));
+            outcome.refusal.get_or_insert_with(refusal);
         }
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 
 /// The kernel's unit of CPU times in /proc: the same on all architectures that Linux has.
 const TICK: Duration = Duration::from_millis(10);
+const POSTGRESQL: &str = "postgresql";
 
 /// CPU time of every process of this run, taken at one moment.
 pub struct Cpu(HashMap<u32, (String, Duration)>);
@@ -43,7 +44,15 @@ impl Cpu {
             let then = before.0.get(id).map_or(Duration::ZERO, |(_, used)| *used);
             *used.entry(program.clone()).or_default() += now.saturating_sub(then);
         }
+        // What a session has used is its server's once it has ended: as a whole it is counted once.
+        let all = self.of(POSTGRESQL).saturating_sub(before.of(POSTGRESQL));
+        used.insert(POSTGRESQL.to_owned(), all);
         used
+    }
+
+    fn of(&self, program: &str) -> Duration {
+        let used = self.0.values();
+        used.filter(|it| it.0 == program).map(|it| it.1).sum()
     }
 }
 
@@ -63,10 +72,10 @@ fn stat(id: u32) -> Option<Stat> {
     let mut used = ticks(11)? + ticks(12)?;
     let program = match program {
         "beam.smp" => "rabbitmq",
-        "postgres" => "postgresql",
+        "postgres" => POSTGRESQL,
         other => other,
     };
-    if program == "postgresql" {
+    if program == POSTGRESQL {
         // Of its sessions that have ended.
         used += ticks(13)? + ticks(14)?;
     }
@@ -87,8 +96,13 @@ pub fn cpu_of(id: u32) -> Result<Duration> {
 pub struct Memory {
     /// Now.
     pub resident: u64,
-    /// At most since its start.
+    /// At most since its start, or since [`forget_peak`].
     pub peak: u64,
+}
+
+/// Begins the peak of a process anew (proc(5), `/proc/pid/clear_refs`).
+pub fn forget_peak(id: u32) -> Result<()> {
+    fs::write(format!("/proc/{id}/clear_refs"), "5").context("the peak cannot be forgotten")
 }
 
 /// proc(5), `/proc/pid/status`.
@@ -124,5 +138,8 @@ mod tests {
             memory.peak >= memory.resident && memory.resident > 0,
             "{memory:?}"
         );
+        forget_peak(own).expect("Linux has it");
+        let memory = memory_of(own).expect("it runs");
+        assert!(memory.peak - memory.resident < 8 << 20, "{memory:?}");
     }
 }

@@ -53,6 +53,8 @@ pub struct Bounds {
     pub impatience: u8,
     /// Bookmarks between; the last one comes by itself.
     pub bookmarks: u8,
+    /// Whether one of these may be long on its way, while others number, publish and read.
+    pub slow_bookmarks: bool,
     /// Restores of the database to an older state.
     pub restores: u8,
     /// Whether only a replica's report tells of the restore: the database names the history that it had before.
@@ -92,6 +94,7 @@ impl Default for Bounds {
             time_out: true,
             impatience: 0,
             bookmarks: 0,
+            slow_bookmarks: false,
             restores: 0,
             silent_restore: false,
             snapshots_at_most: 6,
@@ -119,8 +122,6 @@ pub enum Rule {
     DigestWithNumbers,
     /// Only confirmed rows are deleted.
     DeleteOnlyConfirmed,
-    /// Of these only those before the first that was not confirmed.
-    DeleteOnlyPrefix,
     /// Deleting a published row names its number, not only its identity.
     DeleteNamesTheNumber,
     /// The newest change of a user is told by its version, not by its identity.
@@ -149,8 +150,10 @@ pub enum Rule {
     RowsAddUp,
     /// A source that died is given up.
     DeadSourceIsGivenUp,
-    /// A full sync that another server B has begun anew is not completed.
-    CompletionIsFenced,
+    /// Each run of a full sync has an id of its own.
+    RunsHaveIds,
+    /// Whoever runs a full sync again gives the run before up.
+    EarlierRunsAreGivenUp,
     /// A report tells the last number seen, not only what is applied.
     ReportTellsWhatWasSeen,
     /// A restore begins a new epoch.

@@ -1,13 +1,12 @@
 //! The state of the whole system, what can happen in it, and what must hold.
 
 use server_a::cache::{CacheState, Effect};
-use server_b::relay::bookmark_of;
 use stateright::{Model, Property};
 use uuid::Uuid;
 use wire_contract::{ConfigEvent, Position, UserId};
 
 use crate::bounds::{Bounds, Rule};
-use crate::database::{Database, Key, User, Write};
+use crate::database::{Database, Key, Table, User, Write};
 use crate::relay::Leader;
 use crate::replica::{Replica, holder};
 use crate::source::Source;
@@ -23,7 +22,7 @@ pub struct State {
     pub leaders: Vec<Leader>,
     /// Snapshots and full syncs under way in server B.
     pub sources: Vec<Source>,
-    /// Full syncs whose runner died; the next server B runs them again.
+    /// Full syncs, by their runs, whose runner died or seems to have; the next server B runs them again.
     pub interrupted: Vec<u8>,
     /// Sources ever begun.
     pub begun: u8,
@@ -131,10 +130,13 @@ pub enum Action {
     Number(usize),
     Publish(usize, Outcome),
     DeleteConfirmed(usize),
+    /// Reads what a bookmark tells, which is then long on its way.
+    HoldBookmark(usize),
     Bookmark(usize, Fate),
     StartSnapshot(Fate),
     StartSync(Fate),
-    RestartSync(u8, Fate),
+    /// The run with this id is given up, and another begins.
+    RestartSync(u8, [Fate; 2]),
     Read(usize),
     ReadPosition(usize),
     SendRow(usize, Fate),
@@ -161,14 +163,14 @@ impl State {
         self.database.relay.position
     }
 
-    /// Hands a message to the replica's queue, and the replica takes it.
-    pub fn deliver(&mut self, bounds: &Bounds, event: ConfigEvent, fate: Fate) {
+    /// Hands a message to the replica's queue, and the replica takes it: what it did, if it came there.
+    pub fn deliver(&mut self, bounds: &Bounds, event: ConfigEvent, fate: Fate) -> Option<Effect> {
         if !self.replica.subscribed {
-            return;
+            return None;
         }
         if fate == Fate::Dropped {
             self.left.overflows -= 1;
-            return;
+            return None;
         }
         let in_step = self.replica.cache.applied().is_some();
         let good = self.good_keys(bounds.keys);
@@ -192,10 +194,12 @@ impl State {
             }
             _ => {}
         }
-        if effect == Effect::Proven
-            && !self.database.unnoticed_restore
-            && !self.replica.equals(&self.database.numbered, bounds.keys)
-        {
+        Some(effect)
+    }
+
+    /// What was proven just now must be so: `users` are those of whom the bookmark told.
+    pub fn check_proof(&mut self, users: &Table, keys: u8) {
+        if !self.database.unnoticed_restore && !self.replica.equals(users, keys) {
             self.fail(Broken::WrongProof);
         }
     }
@@ -226,13 +230,6 @@ impl State {
 
     fn fail(&mut self, broken: Broken) {
         self.broken = self.broken.or(Some(broken));
-    }
-
-    /// The bookmark of what is numbered; one that is not to be compared says so by its version.
-    #[must_use]
-    pub fn bookmark(&self, compare: bool) -> ConfigEvent {
-        let state = self.database.relay.state();
-        ConfigEvent::Bookmark(bookmark_of(&state, !compare))
     }
 
     /// Whether faults have stopped and all is told, but perhaps for the last bookmark.
@@ -349,6 +346,7 @@ impl Model for System {
             | Action::Number(_)
             | Action::Publish(..)
             | Action::DeleteConfirmed(_)
+            | Action::HoldBookmark(_)
             | Action::Bookmark(..) => self.relay_step(&mut state, action),
             Action::StartSnapshot(_)
             | Action::StartSync(_)
@@ -582,9 +580,10 @@ impl System {
         state.left.restores = 0;
     }
 
-    /// For each user whose last change is applied, and who has none under way: its key lets it in, no other does.
+    /// For each user whose last change is applied, and who has none under way: its key lets it in, no other does. Also on a
+    /// fresh subscription, on which the replica serves from what it had.
     fn is_in_force(&self, state: &State) -> bool {
-        let Some(applied) = state.replica.cache.applied() else {
+        let Some(applied) = state.replica.cache.last_applied() else {
             return true;
         };
         let database = &state.database;

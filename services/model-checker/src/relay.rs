@@ -1,11 +1,12 @@
 //! The relay, step by step: number, publish, delete; elections, crashes and zombies.
 
-use server_b::relay::confirmed_prefix;
+use server_a::cache::Effect;
+use server_b::relay::{bookmark_of, confirmed_prefix};
 use time::OffsetDateTime;
 use wire_contract::{ConfigEvent, Position, UserDeleted, UserId, UserSetDigest, UserUpdated};
 
 use crate::bounds::Rule;
-use crate::database::{Change, Numbered, record};
+use crate::database::{Change, Numbered, Relay, Table, record};
 use crate::model::{Action, Fate, Outcome, State, System};
 
 /// A process that leads, or believes so.
@@ -31,13 +32,23 @@ enum Phase {
     Idle { published: i64 },
     /// A batch is on its way.
     Publishing(Batch),
+    /// A bookmark is, and others may be faster.
+    Telling { published: i64, told: Told },
+}
+
+/// What a bookmark tells.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Told {
+    relay: Relay,
+    /// The users of whom it tells.
+    users: Table,
+    compare: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Batch {
     rows: Vec<Change>,
-    /// Of those that were sent, in their order. Behind the first that is missing only a run without
-    /// [`Rule::DeleteOnlyPrefix`] tells one from another.
+    /// Of those that were sent, in their order.
     confirms: Vec<Result<(), ()>>,
     /// A confirm is missing.
     hole: bool,
@@ -47,6 +58,8 @@ struct Batch {
     then: Option<i64>,
     /// Stored when the batch is done; see [`Numbered::late`].
     late: Option<(i64, UserSetDigest)>,
+    /// What got its numbers meanwhile. Nothing is checked again before it is published.
+    next: Option<Box<Self>>,
 }
 
 impl Leader {
@@ -76,7 +89,7 @@ impl Leader {
         self.zombie = true;
         // No database has such a term: the check before the next batch ends it.
         self.term = 0;
-        matches!(self.phase, Phase::Publishing(_))
+        matches!(self.phase, Phase::Publishing(_) | Phase::Telling { .. })
     }
 }
 
@@ -101,9 +114,27 @@ impl System {
                     }
                     self.bookmark_actions(state, index, *published, actions);
                 }
-                Phase::Publishing(batch) => self.publish_actions(state, index, batch, actions),
+                Phase::Publishing(batch) => {
+                    if self.may_number_ahead(state, leader, batch) {
+                        actions.push(Action::Number(index));
+                    }
+                    self.publish_actions(state, index, batch, actions);
+                }
+                Phase::Telling { .. } => {
+                    let fates = self.fates(state).into_iter();
+                    actions.extend(fates.map(|fate| Action::Bookmark(index, fate)));
+                }
             }
         }
+    }
+
+    /// In a backlog, one batch. Who is fenced learns it at the end of this batch as well.
+    fn may_number_ahead(&self, state: &State, leader: &Leader, batch: &Batch) -> bool {
+        let fenced = leader.term != state.database.relay.term;
+        leader.in_backlog
+            && batch.then.is_some()
+            && batch.next.is_none()
+            && (!fenced || self.0.without == Some(Rule::NumberingIsFenced))
     }
 
     /// The last bookmark comes by itself, when nothing else is to be told.
@@ -125,6 +156,9 @@ impl System {
         } else if state.left.bookmarks > 0 {
             let fates = self.fates(state).into_iter();
             actions.extend(fates.map(|fate| Action::Bookmark(index, fate)));
+            if self.0.slow_bookmarks {
+                actions.push(Action::HoldBookmark(index));
+            }
         }
     }
 
@@ -165,6 +199,7 @@ impl System {
             Action::Number(index) => self.number(state, index),
             Action::Publish(index, outcome) => self.publish(state, index, outcome),
             Action::DeleteConfirmed(index) => self.delete_confirmed(state, index),
+            Action::HoldBookmark(index) => self.hold_bookmark(state, index),
             Action::Bookmark(index, fate) => self.send_bookmark(state, index, fate),
             _ => {}
         }
@@ -217,6 +252,11 @@ impl System {
             state.leaders.remove(index);
             return;
         }
+        // In the middle of a batch only.
+        if state.database.unnumbered().next().is_none() {
+            state.leaders[index].in_backlog = false;
+            return;
+        }
         let Numbered {
             rows,
             left_nothing,
@@ -225,7 +265,11 @@ impl System {
         let then = state.position().sequence;
         state.replica.marked = false;
         state.leaders[index].in_backlog = !left_nothing;
-        state.leaders[index].phase = Phase::Publishing(Batch::new(rows, Some(then), late));
+        let numbered = Batch::new(rows, Some(then), late);
+        match &mut state.leaders[index].phase {
+            Phase::Publishing(batch) => batch.next = Some(Box::new(numbered)),
+            phase => *phase = Phase::Publishing(numbered),
+        }
     }
 
     fn publish(&self, state: &mut State, index: usize, outcome: Outcome) {
@@ -238,10 +282,9 @@ impl System {
             batch.hole = true;
             state.left.losses -= 1;
         }
-        let told = !batch.hole || self.0.without == Some(Rule::DeleteOnlyPrefix);
         batch
             .confirms
-            .push(if confirmed && told { Ok(()) } else { Err(()) });
+            .push(if confirmed { Ok(()) } else { Err(()) });
         batch.cut |= outcome == Outcome::Lost && !self.0.nacks;
         match outcome {
             Outcome::Confirmed(fate) => self.deliver_change(state, event, fate),
@@ -273,7 +316,7 @@ impl System {
             state.database.relay.count = count;
             state.database.relay.digest = digest;
         }
-        let (hole, then) = (batch.hole, batch.then);
+        let (hole, then, next) = (batch.hole, batch.then, batch.next.clone());
         state.database.outbox.retain(|change| {
             gone.iter().all(|(id, position)| {
                 change.id != *id || !(by_id_alone || change.position == *position)
@@ -283,41 +326,69 @@ impl System {
             state.leaders.remove(index);
             return;
         }
-        state.leaders[index].phase = match then {
-            Some(published) => Phase::Idle { published },
-            None => Phase::Replay,
+        state.leaders[index].phase = match (next, then) {
+            (Some(next), _) => Phase::Publishing(*next),
+            (None, Some(published)) => Phase::Idle { published },
+            (None, None) => Phase::Replay,
         };
     }
 
     fn deletable<'a>(&self, batch: &'a Batch) -> Box<dyn Iterator<Item = &'a Change> + 'a> {
         match self.0.without {
             Some(Rule::DeleteOnlyConfirmed) => Box::new(batch.rows.iter()),
-            Some(Rule::DeleteOnlyPrefix) => {
-                let rows = batch.rows.iter().zip(&batch.confirms);
-                Box::new(rows.filter_map(|(row, confirm)| confirm.is_ok().then_some(row)))
-            }
             _ => Box::new(batch.rows[..confirmed_prefix(&batch.confirms)].iter()),
+        }
+    }
+
+    fn hold_bookmark(&self, state: &mut State, index: usize) {
+        state.left.bookmarks -= 1;
+        let Phase::Idle { published } = state.leaders[index].phase else {
+            return;
+        };
+        if let Some(told) = self.read_bookmark(state, index) {
+            state.leaders[index].phase = Phase::Telling { published, told };
         }
     }
 
     fn send_bookmark(&self, state: &mut State, index: usize, fate: Fate) {
         let last = state.is_quiet();
-        if !last {
-            state.left.bookmarks -= 1;
+        let leader = &mut state.leaders[index];
+        let told = if let Phase::Telling { published, told } = &leader.phase {
+            let (published, told) = (*published, told.clone());
+            leader.phase = Phase::Idle { published };
+            Some(told)
+        } else {
+            state.left.bookmarks -= u8::from(!last);
+            self.read_bookmark(state, index)
+        };
+        let Some(told) = told else {
+            return;
+        };
+        let bookmark = ConfigEvent::Bookmark(bookmark_of(&told.relay.state(), !told.compare));
+        let effect = state.deliver(&self.0, bookmark, fate);
+        if effect == Some(Effect::Proven) {
+            state.check_proof(&told.users, self.0.keys);
         }
+        state.replica.marked = last && fate == Fate::Arrives;
+    }
+
+    /// What a bookmark would tell now; `None` from a leader whose term is over, which ends here. One that is not to be
+    /// compared says so by its version.
+    fn read_bookmark(&self, state: &mut State, index: usize) -> Option<Told> {
         let leader = &state.leaders[index];
         let fenced = leader.term != state.database.relay.term;
         if fenced && self.0.without != Some(Rule::BookmarkIsFenced) {
             state.leaders.remove(index);
-            return;
+            return None;
         }
         // But for its first bookmark it has looked for rows just before.
         let in_backlog = leader.in_backlog && state.database.unnumbered().next().is_some();
         state.leaders[index].in_backlog = in_backlog;
-        let compare = !in_backlog || self.0.without == Some(Rule::NoDigestInBacklog);
-        let bookmark = state.bookmark(compare);
-        state.deliver(&self.0, bookmark, fate);
-        state.replica.marked = last && fate == Fate::Arrives;
+        Some(Told {
+            relay: state.database.relay,
+            users: state.database.numbered.clone(),
+            compare: !in_backlog || self.0.without == Some(Rule::NoDigestInBacklog),
+        })
     }
 }
 
@@ -330,6 +401,7 @@ impl Batch {
             cut: false,
             then,
             late,
+            next: None,
         }
     }
 }

@@ -20,8 +20,8 @@ pub struct Source {
     stage: Stage,
     /// Whether its start has been sent.
     started: bool,
-    /// Another server B has begun the full sync anew: the next look at its row ends this run.
-    fenced: bool,
+    /// Another server B runs the full sync again, under another id; this run knows nothing of it.
+    superseded: bool,
     /// Rows that the replica has taken since it saw the start; kept only where a rule is taken away.
     taken: (u64, UserSetDigest),
 }
@@ -64,16 +64,20 @@ impl System {
             actions.extend(fates.iter().map(|fate| Action::StartSync(*fate)));
         }
         for id in &state.interrupted {
-            actions.extend(fates.iter().map(|fate| Action::RestartSync(*id, *fate)));
+            actions.push(Action::RestartSync(*id, [Fate::Arrives; 2]));
+            if fates.contains(&Fate::Dropped) {
+                actions.push(Action::RestartSync(*id, [Fate::Dropped, Fate::Arrives]));
+                actions.push(Action::RestartSync(*id, [Fate::Arrives, Fate::Dropped]));
+            }
         }
         for (index, source) in state.sources.iter().enumerate() {
             if state.left.cuts > 0 {
                 actions.push(Action::CutSource(index));
             }
-            if state.left.aborts > 0 && !source.fenced {
+            if state.left.aborts > 0 {
                 actions.extend(fates.iter().map(|fate| Action::AbortSource(index, *fate)));
             }
-            if state.left.zombie_syncs > 0 && source.queue.is_none() {
+            if state.left.zombie_syncs > 0 && source.queue.is_none() && !source.superseded {
                 actions.push(Action::ForkSync(index));
             }
             self.stage_actions(state, index, source, actions);
@@ -119,13 +123,7 @@ impl System {
                 state.begun += 1;
                 self.start(state, state.begun, None, fate);
             }
-            Action::RestartSync(id, fate) => {
-                state.interrupted.retain(|other| *other != id);
-                for other in state.sources.iter_mut().filter(|other| other.id == id) {
-                    other.fenced = true;
-                }
-                self.start(state, id, None, fate);
-            }
+            Action::RestartSync(id, fates) => self.restart_sync(state, id, fates),
             Action::Read(index) => self.read(state, index),
             Action::ReadPosition(index) => {
                 let now = state.position();
@@ -138,7 +136,7 @@ impl System {
             Action::CutSource(index) => {
                 state.left.cuts -= 1;
                 let source = state.sources.remove(index);
-                if source.queue.is_none() && !source.fenced {
+                if source.queue.is_none() && !source.superseded {
                     state.interrupt(source.id);
                 }
             }
@@ -154,6 +152,24 @@ impl System {
             }
             _ => {}
         }
+    }
+
+    /// The run before is given up, and may go on all the same.
+    fn restart_sync(&self, state: &mut State, id: u8, [end, start]: [Fate; 2]) {
+        state.interrupted.retain(|other| *other != id);
+        for other in state.sources.iter_mut().filter(|other| other.id == id) {
+            other.superseded = true;
+        }
+        if self.0.without != Some(Rule::EarlierRunsAreGivenUp) {
+            self.send(state, None, aborted(id, None), end);
+        }
+        let run = if self.0.without == Some(Rule::RunsHaveIds) {
+            id
+        } else {
+            state.begun += 1;
+            state.begun
+        };
+        self.start(state, run, None, start);
     }
 
     fn start_snapshot(&self, state: &mut State, fate: Fate) {
@@ -176,7 +192,7 @@ impl System {
             queue,
             stage: self.first_stage(state, queue),
             started: !late,
-            fenced: false,
+            superseded: false,
             taken: (0, UserSetDigest::default()),
         });
         if !late {
@@ -261,9 +277,6 @@ impl System {
     fn complete(&self, state: &mut State, index: usize, fate: Fate) {
         self.send_late_start(state, index);
         let source = state.sources.remove(index);
-        if source.fenced && self.0.without != Some(Rule::CompletionIsFenced) {
-            return;
-        }
         state.interrupted.retain(|other| *other != source.id);
         let Stage::Read {
             position: Some(position),
@@ -309,6 +322,7 @@ fn started(id: u8, queue: Option<u8>) -> ConfigEvent {
             snapshot_id: source_id(id),
             credit_queue: String::new(),
             window: 1,
+            users: None,
         })
     } else {
         ConfigEvent::SyncStarted(SyncStarted {

@@ -65,6 +65,15 @@ rule!(
     }
 );
 rule!(
+    a_number_that_was_applied_before_the_subscription_does_not_count,
+    AppliedNumbersOnce,
+    IN_FORCE,
+    Bounds {
+        bookmarks: 0,
+        ..reconnecting()
+    }
+);
+rule!(
     entries_touched_since_the_start_are_compared,
     TouchedEntriesAreCompared,
     IN_FORCE,
@@ -144,6 +153,16 @@ rule!(
         extra_snapshots: 1,
         cuts: 1,
         writes: 1,
+        ..synced()
+    }
+);
+rule!(
+    a_bookmark_is_compared_only_where_it_is_reached,
+    ComparedWhereReached,
+    MISMATCH,
+    Bounds {
+        zombies: 1,
+        slow_bookmarks: true,
         ..synced()
     }
 );

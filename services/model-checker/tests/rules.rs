@@ -301,14 +301,31 @@ fn a_late_request_never_joins_a_read() {
 }
 
 #[test]
-fn a_full_sync_that_was_begun_anew_is_not_completed() {
+fn each_run_of_a_full_sync_has_an_id_of_its_own() {
     around(
-        Rule::CompletionIsFenced,
+        Rule::RunsHaveIds,
         property::IN_FORCE,
         Bounds {
             syncs: 1,
             zombie_syncs: 1,
+            bookmarks: 0,
+            ..synced()
+        },
+    );
+}
+
+/// Nobody waits for a time-out.
+#[test]
+fn whoever_runs_a_full_sync_again_gives_the_run_before_up() {
+    around(
+        Rule::EarlierRunsAreGivenUp,
+        property::CONVERGES,
+        Bounds {
+            syncs: 1,
+            cuts: 1,
             writes: 1,
+            bookmarks: 0,
+            time_out: false,
             ..synced()
         },
     );

@@ -83,7 +83,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     sync::metrics::register();
     usage::metrics::register();
     server_b::metrics::register();
-    let mut lifecycle = Lifecycle::new();
+    let mut lifecycle = Lifecycle::new()?;
     let readiness = Readiness::new();
     let connector = Connector::new("server-a", &args.amqp)?;
     let server_b = ServerB::new(&args.server_b)?;

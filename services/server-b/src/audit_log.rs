@@ -1,25 +1,15 @@
 //! The log of every change: who, what, before and after. Triggers write it in the transaction of the change (see
-//! `migrations/0003_admin.sql`); here it is read, and cut by age.
+//! `migrations/0003_admin.sql` and `0009_trigger_plans.sql`); here it is read.
 
-use std::time::Duration;
-
-use anyhow::Context;
 use serde::Serialize;
 use sqlx::types::Json;
 use sqlx::{PgPool, Postgres, QueryBuilder};
 use time::OffsetDateTime;
-use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 use wire_contract::UserId;
 
 /// Entries in one page.
 pub const MAX_PAGE: u16 = 1000;
-/// How often it is looked whether something is old enough.
-const PURGE_EVERY: Duration = Duration::from_mins(10);
-/// Rows that one statement deletes: a fraction of a second.
-const PURGE_BATCH: i64 = 5_000;
-/// A statement takes no longer, or the database is away.
-const PURGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One change.
 #[derive(Debug, Clone, Serialize, ToSchema, sqlx::FromRow)]
@@ -101,49 +91,4 @@ pub async fn list(pool: &PgPool, limit: u16, filter: &AuditFilter) -> sqlx::Resu
         entries,
         next_cursor,
     })
-}
-
-/// Deletes what is older than so many days, until `shutdown`. Several servers B do it side by side without harm.
-pub async fn run(pool: PgPool, days: u32, shutdown: CancellationToken) -> anyhow::Result<()> {
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            purged = purge(&pool, days) => match purged {
-                Ok(0) => {}
-                Ok(entries) => tracing::info!(entries, days, "old entries of the audit log deleted"),
-                Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), "the audit log is not cut");
-                }
-            },
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            () = tokio::time::sleep(PURGE_EVERY) => {}
-        }
-    }
-}
-
-/// Deletes what is older than so many days, a batch at a time; gives how many entries that were.
-pub async fn purge(pool: &PgPool, days: u32) -> anyhow::Result<u64> {
-    let mut purged = 0;
-    loop {
-        // The oldest by number first, whatever their age: to look for old ones would read the whole table.
-        let batch = sqlx::query(
-            "DELETE FROM audit_log
-             WHERE audit_id IN (SELECT audit_id FROM audit_log ORDER BY audit_id LIMIT $1)
-               AND at < now() - make_interval(days => $2)",
-        )
-        .bind(PURGE_BATCH)
-        .bind(i32::try_from(days).unwrap_or(i32::MAX))
-        .execute(pool);
-        let deleted = tokio::time::timeout(PURGE_TIMEOUT, batch)
-            .await
-            .context("the database does not answer")?
-            .context("cannot delete old entries of the audit log")?
-            .rows_affected();
-        if deleted == 0 {
-            return Ok(purged);
-        }
-        purged += deleted;
-    }
 }

@@ -3,7 +3,9 @@
 //!
 //! Its state is a row, so any server B, and the command line, can ask for one and follow it. One runs at a
 //! time; the process that runs it holds an advisory lock, so a row that says `running` while the lock is
-//! free belongs to a process that died, and is run again.
+//! free belongs to a process that died, or that lost its lock without noticing, and is run again. To replicas each
+//! run is a full sync of its own: rows of one must not count as another's, whose read is later. The first has the id of
+//! the sync, a later one an id of its own, and those before it are given up.
 
 pub(crate) mod metrics;
 
@@ -14,6 +16,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 use service_runtime::amqp::{Message, PublishError, Publisher};
+use sqlx::postgres::PgQueryResult;
 use sqlx::{Connection, PgConnection, PgPool};
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -35,6 +38,8 @@ use crate::wire_image::{KeyForm, WireImage};
 
 /// How often a request is looked for.
 const POLL: Duration = Duration::from_millis(250);
+/// How often it is tried to tell of a sync that failed: for as long as a connection takes to be made anew.
+const GIVE_UP_TRIES: u32 = 40;
 /// Unconfirmed messages at a time.
 const IN_FLIGHT: usize = 256;
 /// Rows between two looks at the replicas, and two updates of the progress.
@@ -152,42 +157,37 @@ impl FullSyncs {
         if !locked {
             return Ok(());
         }
-        while let Some(attempt) = self.claim().await? {
+        while let Some(attempt) = claim(&mut lock).await? {
             let sync_id = attempt.sync_id;
-            tracing::info!(%sync_id, "full sync started");
+            tracing::info!(%sync_id, run_id = %attempt.run_id(), "full sync started");
             let began = Instant::now();
             match self.publish_all_users(&attempt).await {
                 Ok(users) => {
-                    metrics::completed(began.elapsed());
                     self.finish(&attempt, None).await?;
+                    metrics::completed(began.elapsed());
                     tracing::info!(%sync_id, users = users.count, "full sync completed");
                 }
                 Err(error) => {
-                    metrics::failed();
                     let text = format!("{error:#}");
                     tracing::error!(%sync_id, error = text, "full sync failed");
-                    self.give_up(&attempt).await;
+                    // Not ours any more, or no database: the sync is run again, and gives this run up when that begins.
+                    // Sooner, every replica would ask for a snapshot.
+                    self.look(&attempt).await?;
+                    for run_id in attempt.earlier_runs().chain([attempt.run_id()]) {
+                        self.give_up(run_id).await;
+                    }
                     self.finish(&attempt, Some(&text)).await?;
+                    metrics::failed();
                 }
             }
         }
         Ok(())
     }
 
-    async fn claim(&self) -> anyhow::Result<Option<Attempt>> {
-        sqlx::query_as(
-            "UPDATE syncs SET status = 'running', started_at = clock_timestamp(), users_published = 0
-             WHERE sync_id = (SELECT sync_id FROM syncs WHERE status IN ('requested', 'running')
-                              ORDER BY requested_at LIMIT 1)
-             RETURNING sync_id, started_at",
-        )
-        .fetch_optional(&self.pool)
-        .await
-        .context("cannot claim a full sync")
-    }
-
+    /// # Errors
+    /// As [`still_runs`].
     async fn finish(&self, attempt: &Attempt, error: Option<&str>) -> anyhow::Result<()> {
-        sqlx::query(
+        let ended = sqlx::query(
             "UPDATE syncs SET status = CASE WHEN $2::text IS NULL THEN 'completed' ELSE 'failed' END,
                     error = $2, finished_at = now()
              WHERE sync_id = $1 AND started_at = $3",
@@ -198,24 +198,31 @@ impl FullSyncs {
         .execute(&self.pool)
         .await
         .context("cannot end a full sync")?;
-        Ok(())
+        still_runs(&ended)
     }
 
     /// Publishes every user (requirement 1.4).
     async fn publish_all_users(&self, attempt: &Attempt) -> anyhow::Result<UsersRead> {
-        let sync_id = attempt.sync_id;
+        let run_id = attempt.run_id();
         // Replicas compare themselves with the digest: it must be true before they do so at the end of the sync.
         while audit::audit(&self.pool).await? == audit::Finding::Overtaken {}
-        self.publish(&ConfigEvent::SyncStarted(SyncStarted { sync_id }))
+        // An audit takes long: a run that was taken over meanwhile must not begin.
+        self.look(attempt).await?;
+        // Right before the start: a replica whose source is given up asks for a snapshot, unless another begins at once.
+        for earlier in attempt.earlier_runs() {
+            self.publish(&aborted(earlier))
+                .await
+                .context("the end of an earlier run was not confirmed")?;
+        }
+        self.publish(&ConfigEvent::SyncStarted(SyncStarted { sync_id: run_id }))
             .await
             .context("the start of the full sync was not confirmed")?;
         let (spool, users) = self.spool().await?;
-        self.note_read(sync_id, &users).await?;
+        self.note_read(attempt, &users).await?;
         self.publish_rows(attempt, &users, spool).await?;
         let comparable_from = users.comparable_from(&self.pool).await?;
-        self.still_runs(attempt).await?;
         self.publish(&ConfigEvent::SyncCompleted(SyncCompleted {
-            sync_id,
+            sync_id: run_id,
             position: users.position,
             comparable_from,
             count: users.count,
@@ -227,17 +234,30 @@ impl FullSyncs {
         Ok(users)
     }
 
-    /// Replicas prove nothing while a sync is under way: they need not wait until it seems dead.
-    async fn give_up(&self, attempt: &Attempt) {
-        let sync_id = attempt.sync_id;
-        if let Err(error) = self.still_runs(attempt).await {
-            // What another server B runs by now must not be given up.
-            return tracing::info!(error = format!("{error:#}"), %sync_id, "replicas were not told that the full sync failed");
+    /// Whether the run is still this server B's; locks nothing.
+    async fn look(&self, attempt: &Attempt) -> anyhow::Result<()> {
+        let found = sqlx::query("SELECT FROM syncs WHERE sync_id = $1 AND started_at = $2")
+            .bind(attempt.sync_id)
+            .bind(attempt.started_at)
+            .execute(&self.pool)
+            .await
+            .context("cannot look at a full sync")?;
+        still_runs(&found)
+    }
+
+    /// Replicas prove nothing while a sync is under way: they need not wait until it seems dead. The broker may be what it
+    /// failed for.
+    async fn give_up(&self, run_id: Uuid) {
+        for _ in 0..GIVE_UP_TRIES {
+            match self.publish(&aborted(run_id)).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::info!(%error, %run_id, "telling replicas that the full sync failed");
+                }
+            }
+            tokio::time::sleep(POLL).await;
         }
-        let aborted = ConfigEvent::SyncAborted(SyncAborted { sync_id });
-        if let Err(error) = self.publish(&aborted).await {
-            tracing::warn!(%error, %sync_id, "replicas were not told that the full sync failed");
-        }
+        tracing::warn!(%run_id, "replicas were not told that the full sync failed");
     }
 
     async fn publish(&self, event: &ConfigEvent) -> Result<(), PublishError> {
@@ -258,20 +278,21 @@ impl FullSyncs {
         Ok((file, users))
     }
 
-    async fn note_read(&self, sync_id: Uuid, users: &UsersRead) -> anyhow::Result<()> {
-        sqlx::query(
+    async fn note_read(&self, attempt: &Attempt, users: &UsersRead) -> anyhow::Result<()> {
+        let noted = sqlx::query(
             "UPDATE syncs SET users_total = $2, epoch = $3, sequence = $4, digest = $5
-             WHERE sync_id = $1",
+             WHERE sync_id = $1 AND started_at = $6",
         )
-        .bind(sync_id)
+        .bind(attempt.sync_id)
         .bind(i64::try_from(users.count).unwrap_or(i64::MAX))
         .bind(users.position.epoch)
         .bind(users.position.sequence)
         .bind(users.digest.to_bytes().as_slice())
+        .bind(attempt.started_at)
         .execute(&self.pool)
         .await
         .context("cannot note what the full sync has read")?;
-        Ok(())
+        still_runs(&noted)
     }
 
     async fn publish_rows(
@@ -290,7 +311,7 @@ impl FullSyncs {
                 user: user.record(KeyForm::Opened(&self.keys))?,
                 epoch: users.position.epoch,
                 sequence: None,
-                sync_id: Some(attempt.sync_id),
+                sync_id: Some(attempt.run_id()),
                 as_of: Some(users.position.sequence),
                 occurred_at: OffsetDateTime::now_utc(),
             });
@@ -321,33 +342,18 @@ impl FullSyncs {
     }
 
     /// # Errors
-    /// As [`Self::still_runs`].
+    /// As [`still_runs`].
     async fn note_progress(&self, attempt: &Attempt, published: u64) -> anyhow::Result<()> {
-        self.note(attempt, Some(published)).await
-    }
-
-    /// # Errors
-    /// When another server B runs the sync now: this one lost its lock without noticing.
-    async fn still_runs(&self, attempt: &Attempt) -> anyhow::Result<()> {
-        self.note(attempt, None).await
-    }
-
-    async fn note(&self, attempt: &Attempt, published: Option<u64>) -> anyhow::Result<()> {
         let noted = sqlx::query(
-            "UPDATE syncs SET users_published = coalesce($3, users_published)
-             WHERE sync_id = $1 AND started_at = $2",
+            "UPDATE syncs SET users_published = $3 WHERE sync_id = $1 AND started_at = $2",
         )
         .bind(attempt.sync_id)
         .bind(attempt.started_at)
-        .bind(published.map(|published| i64::try_from(published).unwrap_or(i64::MAX)))
+        .bind(i64::try_from(published).unwrap_or(i64::MAX))
         .execute(&self.pool)
         .await
         .context("cannot note the progress of a full sync")?;
-        anyhow::ensure!(
-            noted.rows_affected() == 1,
-            "another server B runs this full sync now"
-        );
-        Ok(())
+        still_runs(&noted)
     }
 
     /// Waits while the slowest live replica is too far behind and still moves.
@@ -358,7 +364,7 @@ impl FullSyncs {
         pace: &mut Pace,
     ) -> anyhow::Result<()> {
         loop {
-            let replicas = replicas::in_sync(&self.pool, attempt.sync_id).await?;
+            let replicas = replicas::in_sync(&self.pool, attempt.run_id()).await?;
             let slowest = pace.slowest(replicas, Instant::now());
             if slowest.is_none_or(|rows| rows + AHEAD >= published) {
                 return Ok(());
@@ -369,10 +375,55 @@ impl FullSyncs {
 }
 
 /// One run of a full sync. `started_at` tells it from a run by another server B.
-#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 struct Attempt {
     sync_id: Uuid,
+    later_runs: Vec<Uuid>,
     started_at: OffsetDateTime,
+}
+
+impl Attempt {
+    /// By which replicas know the run.
+    fn run_id(&self) -> Uuid {
+        self.later_runs.last().copied().unwrap_or(self.sync_id)
+    }
+
+    /// All, not only the last: the one that took over from the others may have died before it could give them up.
+    fn earlier_runs(&self) -> impl Iterator<Item = Uuid> {
+        let all = std::iter::once(&self.sync_id).chain(&self.later_runs);
+        all.take(self.later_runs.len()).copied()
+    }
+}
+
+/// Begins a run. By the session that holds the lock: when it is gone, so is the lock, and what is running is another's.
+async fn claim(lock: &mut PgConnection) -> anyhow::Result<Option<Attempt>> {
+    sqlx::query_as(
+        "UPDATE syncs SET status = 'running', started_at = clock_timestamp(), users_published = 0,
+                later_runs = CASE WHEN status = 'running' THEN array_append(later_runs, $1) ELSE later_runs END
+         WHERE sync_id = (SELECT sync_id FROM syncs WHERE status IN ('requested', 'running')
+                          ORDER BY requested_at LIMIT 1)
+           -- Once more: the run that holds it up may be ending it.
+           AND status IN ('requested', 'running')
+         RETURNING sync_id, later_runs, started_at",
+    )
+    .bind(Uuid::now_v7())
+    .fetch_optional(lock)
+    .await
+    .context("cannot claim a full sync")
+}
+
+/// # Errors
+/// When another server B runs the sync now: this one lost its lock without noticing.
+fn still_runs(noted: &PgQueryResult) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        noted.rows_affected() == 1,
+        "another server B runs this full sync now"
+    );
+    Ok(())
+}
+
+fn aborted(run_id: Uuid) -> ConfigEvent {
+    ConfigEvent::SyncAborted(SyncAborted { sync_id: run_id })
 }
 
 /// How far each replica was, and since when.
@@ -412,6 +463,21 @@ fn to_everyone(event: &ConfigEvent) -> Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_that_takes_over_has_an_id_of_its_own_and_gives_up_all_before_it() {
+        let id = Uuid::from_u128;
+        let attempt = |later: &[u128]| Attempt {
+            sync_id: id(1),
+            later_runs: later.iter().copied().map(id).collect(),
+            started_at: OffsetDateTime::UNIX_EPOCH,
+        };
+        let earlier = |later: &[u128]| attempt(later).earlier_runs().collect::<Vec<_>>();
+        assert_eq!((attempt(&[]).run_id(), earlier(&[])), (id(1), vec![]));
+        let third = [2, 3];
+        assert_eq!(attempt(&third).run_id(), id(3));
+        assert_eq!(earlier(&third), [id(1), id(2)]);
+    }
 
     #[test]
     fn a_replica_that_is_stuck_holds_nobody_up_and_the_others_still_set_the_pace() {

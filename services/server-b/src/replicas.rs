@@ -7,13 +7,12 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::options::BasicAckOptions;
 use lapin::{Channel, Connection, Consumer};
 use parking_lot::RwLock;
 use serde::Serialize;
 use service_runtime::amqp::{
-    ConnectionState, Connector, Message, Publisher, declare_queue, event_type, set_up,
+    ConnectionState, Connector, Message, Publisher, consume, declare_queue, event_type, set_up,
 };
 use sqlx::PgPool;
 use time::OffsetDateTime;
@@ -23,7 +22,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 use wire_contract::{CONFIG_REPLICA_REPORTS, Position, ReplicaReport, decode_json, specs};
 
-use crate::relay::numbering;
+use crate::relay::numbering::{self, NumberedBy};
 
 /// Reports in hand at a time.
 const PREFETCH: u16 = 500;
@@ -110,18 +109,13 @@ async fn session(
 async fn subscribe(connection: &Connection) -> anyhow::Result<(Channel, Consumer)> {
     let channel = connection.create_channel().await?;
     declare_queue(&channel, &specs::replica_reports()).await?;
-    channel
-        .basic_qos(PREFETCH, BasicQosOptions::default())
-        .await?;
-    let reports = channel
-        .basic_consume(
-            CONFIG_REPLICA_REPORTS.into(),
-            "replica-reports".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
-        .await
-        .context("cannot consume replica reports")?;
+    let reports = consume(
+        &channel,
+        CONFIG_REPLICA_REPORTS,
+        "replica-reports",
+        PREFETCH,
+    )
+    .await?;
     Ok((channel, reports))
 }
 
@@ -252,14 +246,14 @@ fn clamp(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Rows of a full sync that each live replica has taken in. One that began after `sync.started` does not take part.
-pub async fn in_sync(pool: &PgPool, sync_id: Uuid) -> anyhow::Result<Vec<(String, u64)>> {
+/// Rows of a run of a full sync that each live replica has taken in. One that began after `sync.started` does not take part.
+pub async fn in_sync(pool: &PgPool, run_id: Uuid) -> anyhow::Result<Vec<(String, u64)>> {
     let rows: Vec<(String, i64)> = sqlx::query_as(
         "SELECT instance, syncing_rows FROM replicas
          WHERE syncing_id = $1
            AND received_at > now() - make_interval(secs => (fail_closed_after_ms + $2) / 1000.0)",
     )
-    .bind(sync_id)
+    .bind(run_id)
     .bind(LEASE_MARGIN_MS)
     .fetch_all(pool)
     .await
@@ -305,7 +299,10 @@ pub async fn live(pool: &PgPool) -> sqlx::Result<Vec<LiveReplica>> {
                 CASE WHEN fresh THEN proven_epoch END AS proven_epoch,
                 CASE WHEN fresh THEN proven_sequence END AS proven_sequence,
                 CASE WHEN fresh THEN proven_since END AS proven_since,
-                users, last_sync_id, received_at
+                users,
+                -- Replicas know a sync by the id of its run.
+                coalesce((SELECT sync_id FROM syncs WHERE last_sync_id = ANY (later_runs)), last_sync_id) AS last_sync_id,
+                received_at
          FROM replicas, LATERAL (SELECT received_at > now() - interval '5 s') AS report (fresh)
          WHERE received_at > now() - make_interval(secs => (fail_closed_after_ms + $1) / 1000.0)
          ORDER BY instance",
@@ -345,7 +342,10 @@ pub async fn wait(pool: &PgPool, until: Until, deadline: Duration) -> anyhow::Re
         .context("cannot tell what is committed")?;
     loop {
         if target.is_none() {
-            target = numbering::numbered_by(pool, &committed).await?;
+            target = match numbering::numbered_by(pool, &committed).await? {
+                NumberedBy::Now(position) => Some(position),
+                NumberedBy::Not(_) => None,
+            };
         }
         let (reached, waiting): (Vec<_>, Vec<_>) = live(pool)
             .await

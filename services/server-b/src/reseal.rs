@@ -168,7 +168,8 @@ pub async fn sealed_with(pool: &PgPool) -> anyhow::Result<Vec<SealedWith>> {
              SELECT get_byte(sealed, 0) AS key_id, count(*) AS api_keys FROM api_keys GROUP BY 1
          ), of_events AS (
              SELECT get_byte(decode(key ->> 'sealed', 'hex'), 0) AS key_id, count(DISTINCT id) AS events
-             FROM outbox, jsonb_array_elements(new_image -> 'keys') AS key
+             -- That of a deletion names the keys of before.
+             FROM outbox, jsonb_array_elements(coalesce(new_image, old_image) -> 'keys') AS key
              WHERE key ->> 'sealed' IS NOT NULL GROUP BY 1
          )
          SELECT key_id, coalesce(api_keys, 0) AS api_keys, coalesce(events, 0) AS events

@@ -1,5 +1,5 @@
 //! Purges what is too old, in small batches. Any number of server Bs may do it side by side: rows that another has
-//! locked are skipped.
+//! locked are skipped, or found gone.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -28,7 +28,16 @@ static PURGED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("each metric has one name and is registered once")
 });
 
-/// A table and the statement that deletes a batch of it; `$1` are the days of `SMS_RETENTION_DAYS`.
+/// How old rows become, in days.
+#[derive(Debug, Clone, Copy)]
+pub struct Ages {
+    /// SMS at their end, and what users have used; 0 keeps them.
+    pub sms: i32,
+    /// Entries of the log of changes.
+    pub audit_log: i32,
+}
+
+/// A table and the statement that deletes a batch of it; `$1` are the days.
 struct Purge {
     table: &'static str,
     sql: &'static str,
@@ -55,7 +64,14 @@ const SMS: [Purge; 2] = [
 ];
 
 /// With ages of their own.
-const OTHERS: [Purge; 3] = [
+const OTHERS: [Purge; 4] = [
+    Purge {
+        table: "audit_log",
+        // The oldest by number first, whatever their age: to look for old ones would read the whole table.
+        sql: "DELETE FROM audit_log WHERE audit_id IN (
+                  SELECT audit_id FROM (SELECT audit_id, at FROM audit_log ORDER BY audit_id LIMIT 1000) AS first
+                  WHERE at < now() - make_interval(days => $1))",
+    },
     Purge {
         table: "syncs",
         sql: "DELETE FROM syncs WHERE sync_id IN (
@@ -90,16 +106,16 @@ pub fn register_metrics() {
     }
 }
 
-/// Purges until `shutdown`; SMS after `sms_days`, never with 0.
+/// Purges until `shutdown`.
 ///
 /// # Errors
 /// None: what failed is tried again.
-pub async fn run(pool: PgPool, sms_days: u16, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(pool: PgPool, ages: Ages, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut looks = 0;
     loop {
         let work = async {
             if looks % PURGE_EVERY_LOOKS == 0 {
-                purge_all(&pool, sms_days.into()).await?;
+                purge_all(&pool, ages).await?;
             }
             receipts::settle_all(&pool).await?;
             receipts::give_up(&pool).await
@@ -118,13 +134,18 @@ pub async fn run(pool: PgPool, sms_days: u16, shutdown: CancellationToken) -> an
     }
 }
 
-async fn purge_all(pool: &PgPool, sms_days: i32) -> sqlx::Result<()> {
-    if sms_days > 0 {
+/// Purges once.
+///
+/// # Errors
+/// When the database fails: what was purged before is gone.
+pub async fn purge_all(pool: &PgPool, ages: Ages) -> sqlx::Result<()> {
+    if ages.sms > 0 {
         for what in &SMS {
-            purge(pool, what, sms_days).await?;
+            purge(pool, what, ages.sms).await?;
         }
     }
-    let [syncs, replicas, revocations] = &OTHERS;
+    let [audit_log, syncs, replicas, revocations] = &OTHERS;
+    purge(pool, audit_log, ages.audit_log).await?;
     purge(pool, syncs, SYNCS_DAYS).await?;
     purge(pool, replicas, REPLICAS_DAYS).await?;
     purge(pool, revocations, REVOCATIONS_DAYS).await

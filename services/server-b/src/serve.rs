@@ -9,26 +9,29 @@ use service_runtime::admin::Admin;
 use service_runtime::amqp::{ConnectionState, Connector, Publisher};
 use service_runtime::database::{self, AfterMigration, Keeper};
 use service_runtime::http::Server;
+use service_runtime::intake::Intake;
 use service_runtime::lifecycle::Lifecycle;
 use service_runtime::readiness::Readiness;
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use wire_contract::{SMS_OUTBOUND_DEAD, SMS_OUTBOUND_QUEUE, specs};
 
 use crate::cli::ServeArgs;
 use crate::full_sync::FullSyncs;
 use crate::keys::KeyRing;
 use crate::relay::{self, Relay, RelayStatus};
+use crate::sms::consumer::SmsRows;
 use crate::sms::providers::Providers;
-use crate::sms::usage::{self, Usage};
+use crate::sms::usage::Usage;
 use crate::snapshot::Snapshots;
 use crate::token::Token;
-use crate::{MIGRATOR, api, audit, audit_log, metrics, replicas, retention, sms};
+use crate::{MIGRATOR, api, audit, metrics, replicas, retention, sms};
 
 /// Runs until a signal; an error is a task that died.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     metrics::register();
-    let mut lifecycle = Lifecycle::new();
+    let mut lifecycle = Lifecycle::new()?;
     let readiness = Readiness::new();
     let connector = Connector::new("server-b", &args.amqp)?;
     let keys = KeyRing::from_args(&args.keys)?;
@@ -41,8 +44,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let relay_status = Arc::new(RwLock::new(RelayStatus::default()));
     let consumers = Consumers::default();
     let (events, publishing_events) = relay::publisher(connector.clone(), lifecycle.drained());
-    let (replies, publishing_replies) = plain_publisher(&connector, "snapshots", &lifecycle);
-    let (dead_letters, publishing_dead) = plain_publisher(&connector, "dead letters", &lifecycle);
+    let (replies, publishing_replies) =
+        Publisher::to_queues(connector.clone(), "snapshots", lifecycle.drained());
+    let (dead_letters, publishing_dead) =
+        Publisher::to_queues(connector.clone(), "dead letters", lifecycle.drained());
 
     let admin_server = Server::bind("admin", args.admin.admin_listen).await?;
     let public_server = Server::bind("public", args.listen.listen).await?;
@@ -69,7 +74,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let keeper = Keeper {
         pool: pool.clone(),
         migrator: &MIGRATOR,
-        migrate: args.migrate,
+        migrate: args.migration.migrate,
         migrated: migrated.clone(),
         gate: database_gate,
     };
@@ -137,14 +142,15 @@ fn look_after_tables(
     pool: &PgPool,
     suspicion: Arc<Notify>,
 ) {
-    let (days, shutdown) = (args.sms.sms_retention_days, &gate.shutdown);
+    let shutdown = &gate.shutdown;
     let interval = Duration::from_secs(args.audit_interval_seconds);
     let audits = audit::run(pool.clone(), interval, suspicion, shutdown.clone());
-    let retention = retention::run(pool.clone(), days, shutdown.clone());
-    let days = args.audit_log_retention_days;
-    let log = audit_log::run(pool.clone(), days, shutdown.clone());
+    let ages = retention::Ages {
+        sms: args.sms.sms_retention_days.into(),
+        audit_log: args.audit_log_retention_days.into(),
+    };
+    let retention = retention::run(pool.clone(), ages, shutdown.clone());
     lifecycle.intake("audits", gate.run(audits));
-    lifecycle.intake("audit log", gate.run(log));
     lifecycle.intake("retention", gate.run(retention));
 }
 
@@ -209,23 +215,35 @@ impl SmsPath {
     fn run(self, lifecycle: &mut Lifecycle, gate: &AfterMigration) {
         let (wake, shutdown) = (Arc::new(Notify::new()), gate.shutdown.clone());
         sms::metrics::register_providers(&self.providers);
-        let (publisher, publishing) = usage::publisher(self.connector.clone(), lifecycle.drained());
+        let (publisher, publishing) = Publisher::to_exchange(
+            self.connector.clone(),
+            "sms usage",
+            specs::sms_usage(),
+            lifecycle.drained(),
+        );
         lifecycle.support("SMS usage publisher", publishing);
         let usage = Usage::default();
         let telling = usage
             .clone()
             .run(self.pool.clone(), publisher, shutdown.clone());
-        let intake = sms::consumer::Intake {
+        let intake = Intake {
+            rows: SmsRows {
+                pool: self.pool.clone(),
+                validity: self.validity,
+                usage,
+                wake: Arc::clone(&wake),
+            },
+            connector: self.connector.for_any_message(),
+            queue: SMS_OUTBOUND_QUEUE.to_owned(),
+            dead_queue: SMS_OUTBOUND_DEAD.to_owned(),
+            purpose: "consume SMS",
+            consumer_tag: "server-b.sms",
             publisher: self.dead_letters,
-            pool: self.pool.clone(),
-            validity: self.validity,
-            usage,
-            wake: Arc::clone(&wake),
+            state: self.state,
             shutdown: shutdown.clone(),
         };
-        let consumer = sms::consumer::run(self.connector.for_any_message(), intake, self.state);
         let dispatcher = sms::dispatcher::run(self.pool, self.providers, wake, shutdown);
-        lifecycle.intake("SMS consumer", gate.run(consumer));
+        lifecycle.intake("SMS consumer", gate.run(intake.run()));
         lifecycle.intake("SMS dispatcher", gate.run(dispatcher));
         lifecycle.intake("SMS usage", gate.run(telling));
     }
@@ -247,23 +265,6 @@ impl Default for Consumers {
             reports: ConnectionState::shared(),
         }
     }
-}
-
-/// A publisher to queues that others declare.
-fn plain_publisher(
-    connector: &Connector,
-    purpose: &'static str,
-    lifecycle: &Lifecycle,
-) -> (
-    Publisher,
-    impl Future<Output = anyhow::Result<()>> + Send + 'static,
-) {
-    Publisher::new(
-        connector.clone(),
-        purpose,
-        |_| std::future::ready(Ok(())).boxed(),
-        lifecycle.drained(),
-    )
 }
 
 fn status(

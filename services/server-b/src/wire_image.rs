@@ -9,7 +9,7 @@ use wire_contract::{ApiKey, KeyDigest, PreviousKey, UserId, UserRecord, UserSetD
 
 use crate::keys::{ApiKeyMode, KeyRing};
 
-/// What the trigger writes into the outbox (`wire_image()` in the migrations).
+/// What the trigger writes into the outbox (`users_after_write()` in the migrations).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireImage {
     /// Stable primary key.
@@ -187,8 +187,20 @@ impl WireImage {
     }
 
     /// Its part of the digest over all users.
-    pub fn digest(&self) -> anyhow::Result<UserSetDigest> {
-        Ok(UserSetDigest::of_user(&self.record(KeyForm::Digest)?))
+    #[must_use]
+    pub fn digest(&self) -> UserSetDigest {
+        let keys = self.keys.iter();
+        UserSetDigest::of(
+            self.user_id,
+            self.version,
+            &self.username,
+            self.is_active,
+            self.daily_quota,
+            keys.map(|key| {
+                let digest = KeyDigest::from_bytes(key.digest).short();
+                (digest, key.expires_at_us)
+            }),
+        )
     }
 }
 

@@ -3,8 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::builder::BoolishValueParser;
+use clap::parser::ValueSource;
+use clap::{ArgAction, Args, Parser, ValueEnum};
 use secrecy::SecretString;
+
+/// What is logged by commands that answer on the terminal, unless LOG says otherwise.
+const QUIET: &str = "warn";
 
 /// How to reach RabbitMQ.
 #[derive(Debug, Clone, Args)]
@@ -37,6 +42,25 @@ pub struct DatabaseArgs {
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 20, value_name = "N",
           value_parser = clap::value_parser!(u32).range(4..=1000))]
     pub database_max_connections: u32,
+}
+
+/// Who brings the schema up to date.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "PostgreSQL")]
+pub struct MigrationArgs {
+    /// Bring the schema up to date first; `--migrate=false` where a job of its own does it
+    #[arg(
+        long,
+        env = "MIGRATE",
+        default_value = "true",
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        action = ArgAction::Set,
+        value_parser = BoolishValueParser::new(),
+        value_name = "BOOL"
+    )]
+    pub migrate: bool,
 }
 
 /// Where probes and metrics are served.
@@ -101,4 +125,19 @@ pub enum LogFormat {
     Json,
     /// For people
     Text,
+}
+
+/// Parses the command line and the environment; exits when asked for help or not understood. What `answers` on the terminal
+/// logs little, unless LOG says otherwise.
+pub fn command_line<C: Parser>(
+    answers: impl FnOnce(&C) -> bool,
+    telemetry: impl FnOnce(&mut C) -> &mut TelemetryArgs,
+) -> C {
+    let matches = C::command().get_matches();
+    let mut cli = C::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let log_is_default = matches.value_source("log") == Some(ValueSource::DefaultValue);
+    if log_is_default && answers(&cli) {
+        QUIET.clone_into(&mut telemetry(&mut cli).log);
+    }
+    cli
 }

@@ -6,16 +6,16 @@ use std::time::Duration;
 use anyhow::Context;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use secrecy::ExposeSecret;
-use sqlx::PgPool;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
 use crate::config::DatabaseArgs;
 use crate::metrics;
-use crate::problem::Problem;
+use crate::problem::{DATABASE_UNAVAILABLE, Problem};
 use crate::readiness::Gate;
 
 const BAD_URL: &str =
@@ -48,11 +48,27 @@ pub fn pool(service: &str, args: &DatabaseArgs) -> anyhow::Result<PgPool> {
             ("tcp_user_timeout", "15000"),
             ("idle_in_transaction_session_timeout", "15000"),
             ("lock_timeout", "10000"),
+            // Compiling a statement takes longer than running any of ours, and plans that rule methods out look costly
+            // enough for it.
+            ("jit", "off"),
         ]);
     Ok(PgPoolOptions::new()
         .max_connections(args.database_max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .connect_lazy_with(options))
+}
+
+/// A pool whose database has been reached once: for a command, which has nobody to retry for.
+pub async fn reached_pool(service: &str, args: &DatabaseArgs) -> anyhow::Result<PgPool> {
+    let pool = pool(service, args)?;
+    // Not through the pool, which would hide the cause behind its own time limit.
+    PgConnection::connect_with(&pool.connect_options())
+        .await
+        .context("cannot connect to the database that DATABASE_URL names")?
+        .close()
+        .await
+        .context("the database went away")?;
+    Ok(pool)
 }
 
 /// Brings the schema up to date. One process migrates (advisory lock), the others wait for it.
@@ -206,7 +222,7 @@ pub fn problem(error: sqlx::Error) -> Problem {
     if is_unavailable(&error) {
         tracing::warn!(%error, "the database is not available");
         let detail = "the database is not available; try again";
-        Problem::unavailable("database_unavailable", detail, RETRY_AFTER)
+        Problem::of(&DATABASE_UNAVAILABLE, detail).with_retry_after(RETRY_AFTER)
     } else {
         Problem::internal(&error.into())
     }

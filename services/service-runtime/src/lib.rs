@@ -7,9 +7,11 @@
 //! - [`admin`]: `/livez`, `/readyz`, `/status`, `/metrics`
 //! - [`http`]: an HTTP server with limits and graceful shutdown
 //! - [`api`]: what is around the routes of every HTTP API
-//! - [`problem`]: RFC 9457 errors
+//! - [`problem`]: RFC 9457 errors, and the page that lists them
+//! - [`query`]: parameters in the query of a URL
 //! - [`database`]: pool, migrations, readiness of PostgreSQL
 //! - [`amqp`]: connection, topology, publisher, consumer supervision, dead letters
+//! - [`intake`]: a queue whose messages become rows
 //! - [`trace`]: W3C trace context to and from text
 
 pub mod admin;
@@ -18,9 +20,11 @@ pub mod api;
 pub mod config;
 pub mod database;
 pub mod http;
+pub mod intake;
 pub mod lifecycle;
 mod metrics;
 pub mod problem;
+pub mod query;
 pub mod readiness;
 pub mod telemetry;
 pub mod trace;

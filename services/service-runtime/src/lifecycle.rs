@@ -7,7 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,8 @@ type TaskResult = (&'static str, anyhow::Result<()>);
 /// former need to finish it (publishers, probes).
 #[derive(Debug)]
 pub struct Lifecycle {
+    terminate: Signal,
+    interrupt: Signal,
     intake: Phase,
     support: Phase,
 }
@@ -61,20 +63,19 @@ impl Phase {
     }
 }
 
-impl Default for Lifecycle {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Lifecycle {
-    /// No tasks yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
+    /// No tasks yet. From now on SIGTERM and SIGINT no longer end the process by themselves: [`Self::run`] heeds them, those
+    /// that came before it, too.
+    ///
+    /// # Errors
+    /// If signals cannot be listened for.
+    pub fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
             intake: Phase::default(),
             support: Phase::default(),
-        }
+        })
     }
 
     /// Cancelled when the process begins to stop.
@@ -111,11 +112,9 @@ impl Lifecycle {
     /// # Errors
     /// If a task ended by itself or failed, or the drain took longer than its deadline.
     pub async fn run(mut self) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
         let cause = tokio::select! {
-            _ = terminate.recv() => Ok("SIGTERM"),
-            _ = interrupt.recv() => Ok("SIGINT"),
+            _ = self.terminate.recv() => Ok("SIGTERM"),
+            _ = self.interrupt.recv() => Ok("SIGINT"),
             Some(ended) = self.intake.tasks.join_next() => Err(ended),
             Some(ended) = self.support.tasks.join_next() => Err(ended),
         };

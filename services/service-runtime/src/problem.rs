@@ -1,7 +1,8 @@
-//! Errors over HTTP as `application/problem+json` (RFC 9457).
+//! Errors over HTTP as `application/problem+json` (RFC 9457). Each is of a kind that its service's catalogue lists.
 
 mod catalogue;
 pub mod openapi;
+mod page;
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -10,17 +11,15 @@ use serde::Serialize;
 use uuid::Uuid;
 
 pub use catalogue::{
-    INTERNAL, INVALID_FIELD, METHOD_NOT_ALLOWED, NOT_FOUND, PAGE, ProblemType, UNAUTHORIZED,
-    html_page, markdown_page,
+    DATABASE_UNAVAILABLE, INTERNAL, INVALID_FIELD, METHOD_NOT_ALLOWED, NOT_FOUND, PAGE,
+    ProblemType, UNAUTHORIZED, markdown_page,
 };
+pub use page::{page_headers, router};
 
-/// An error answer: a status, a stable code for programs, a sentence for people.
+/// An error answer: a kind of problem, and a sentence for people.
 #[derive(Debug)]
 pub struct Problem {
-    status: StatusCode,
-    code: &'static str,
-    /// What the catalogue says of it; `None` where the service lists none.
-    kind: Option<&'static ProblemType>,
+    kind: &'static ProblemType,
     detail: String,
     field: Option<Box<str>>,
     message_id: Option<Uuid>,
@@ -35,8 +34,7 @@ pub struct ProblemCode(pub &'static str);
 #[derive(Debug, Clone, Serialize)]
 struct Extensions {
     code: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    retry: Option<bool>,
+    retry: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<Box<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,22 +42,11 @@ struct Extensions {
 }
 
 impl Problem {
-    /// A problem of the catalogue, and what exactly is wrong.
+    /// A problem of this kind, and what exactly is wrong.
     #[must_use]
     pub fn of(kind: &'static ProblemType, detail: impl Into<String>) -> Self {
         Self {
-            kind: Some(kind),
-            ..Self::new(kind.status, kind.code, detail)
-        }
-    }
-
-    /// A problem that no catalogue lists, with its documented code and what exactly is wrong.
-    #[must_use]
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            status,
-            code,
-            kind: None,
+            kind,
             detail: detail.into(),
             field: None,
             message_id: None,
@@ -78,12 +65,6 @@ impl Problem {
     pub fn unauthorized(detail: impl Into<String>) -> Self {
         let challenge = HeaderValue::from_static("Bearer");
         Self::of(&UNAUTHORIZED, detail).with_header(header::WWW_AUTHENTICATE, challenge)
-    }
-
-    /// 503: temporary; the client may try again after so many seconds.
-    #[must_use]
-    pub fn unavailable(code: &'static str, detail: impl Into<String>, after_secs: u32) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with_retry_after(after_secs)
     }
 
     /// 500: the cause is logged, not told.
@@ -124,35 +105,35 @@ impl Problem {
     /// The status of the answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.kind.status
     }
 
     /// The code of the answer.
     #[must_use]
     pub fn code(&self) -> &'static str {
-        self.code
+        self.kind.code
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut details = ProblemDetails::from_status_code(self.status).with_detail(self.detail);
-        if let Some(kind) = self.kind {
-            details = details.with_title(kind.title);
-            // Codes are words, so that it is a path; if one were not, the code would still tell.
-            if let Ok(uri) = Uri::try_from(kind.uri()) {
-                details = details.with_type(uri);
-            }
+        let mut details = ProblemDetails::from_status_code(self.kind.status)
+            .with_title(self.kind.title)
+            .with_detail(self.detail);
+        // Codes are words, so that it is a path; if one were not, the code would still tell.
+        if let Ok(uri) = Uri::try_from(self.kind.uri()) {
+            details = details.with_type(uri);
         }
         let mut response = details
             .with_extensions(Extensions {
-                code: self.code,
-                retry: self.kind.map(|kind| kind.retry),
+                code: self.kind.code,
+                retry: self.kind.retry,
                 field: self.field,
                 message_id: self.message_id,
             })
             .into_response();
-        response.extensions_mut().insert(ProblemCode(self.code));
+        let code = ProblemCode(self.kind.code);
+        response.extensions_mut().insert(code);
         response.headers_mut().extend(self.headers);
         response
     }

@@ -37,6 +37,14 @@ pub fn current() -> SpanContext {
     Span::current().context().span().span_context().clone()
 }
 
+/// Links a span to the one that this code runs in, if that is recorded.
+pub fn link_to_current(span: &Span) {
+    let current = current();
+    if current.is_sampled() {
+        span.add_link(current);
+    }
+}
+
 /// Trace context as the two W3C headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TraceContext {
@@ -87,6 +95,9 @@ impl TraceContext {
 
     /// Makes `span` a child of this context, if there is one.
     pub fn set_parent_of(&self, span: &Span) {
+        if self.traceparent.is_none() {
+            return;
+        }
         let parent = self.span_context();
         if parent.is_valid() {
             // Fails only for a span that is filtered out, which has no parent to set.

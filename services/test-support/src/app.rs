@@ -319,7 +319,22 @@ impl App {
         per_second: u32,
         statement: impl Fn(u64) -> String + Send + 'static,
     ) -> Writer {
-        Writer::start(&self.setup.database_url, per_second, statement).expect("psql starts")
+        self.writers(1, per_second, statement)
+    }
+
+    /// The same by so many sessions: one alone gets too small a part of two CPUs that are taken in full.
+    ///
+    /// # Panics
+    /// When psql does not start.
+    #[must_use]
+    pub fn writers(
+        &self,
+        sessions: usize,
+        per_second: u32,
+        statement: impl Fn(u64) -> String + Send + 'static,
+    ) -> Writer {
+        let url = &self.setup.database_url;
+        Writer::start(url, sessions, per_second, statement).expect("psql starts")
     }
 
     /// Makes users `user-1` to `user-{count}` with the keys that [`bulk_key`] gives, by one SQL statement.
@@ -374,15 +389,24 @@ impl App {
     /// When it cannot be started or does not end.
     #[must_use]
     pub fn cli(&self, arguments: &[&str]) -> (bool, String) {
+        let process = self.cli_started(arguments);
+        let status = process.wait_exit(DEADLINE).expect("the command ends");
+        (status.success(), process.output())
+    }
+
+    /// The same while it runs.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn cli_started(&self, arguments: &[&str]) -> ServiceProcess {
         let command = arguments.iter().fold(
             self.setup
                 .command("server-b", &self.setup.b_rabbitmq_url)
                 .env("DATABASE_URL", &self.setup.database_url),
             |command, argument| command.arg(*argument),
         );
-        let process = command.start().expect("server-b starts");
-        let status = process.wait_exit(DEADLINE).expect("the command ends");
-        (status.success(), process.output())
+        command.start().expect("server-b starts")
     }
 
     /// Calls the admin API of server B.

@@ -6,7 +6,9 @@
 
 pub mod app;
 pub mod children;
+pub mod error_page;
 mod eventually;
+mod hold;
 mod http;
 mod otlp_sink;
 mod schemathesis;
@@ -19,6 +21,7 @@ mod writer;
 #[cfg(feature = "tokio")]
 pub use eventually::eventually_async;
 pub use eventually::{Observation, eventually, try_eventually};
+pub use hold::Hold;
 pub use http::{Answer, Http};
 pub use otlp_sink::OtlpSink;
 pub use schemathesis::Schemathesis;

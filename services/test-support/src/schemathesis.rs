@@ -10,8 +10,11 @@ use anyhow::{Context as _, Result, bail};
 use crate::SCHEMATHESIS_VAR;
 use crate::servers::random_hex;
 
-/// Seconds of a run: first the fixed cases, then drawn ones, then sequences of requests.
-const SECONDS: u32 = 60;
+/// Drawn requests of an operation, besides the fixed ones that probe each limit of the document. They bound the run: by
+/// its time it would try another number each time.
+const EXAMPLES: u32 = 20;
+/// The same requests each time.
+const SEED: u32 = 8;
 
 /// A run over one document.
 #[derive(Debug)]
@@ -64,10 +67,11 @@ impl Schemathesis {
             .arg("--config-file")
             .arg(&config)
             .args(["run", &self.url, "--no-color"])
-            .args(["--max-time", &SECONDS.to_string()])
+            .args(["--max-examples", &EXAMPLES.to_string()])
+            .args(["--seed", &SEED.to_string()])
             // A machine that is busy is no finding.
             .args(["--suppress-health-check", "all"])
-            .args(["--request-timeout", "30", "--workers", "2", "--no-shrink"])
+            .args(["--request-timeout", "30", "--workers", "1", "--no-shrink"])
             .current_dir(&dir)
             .stdin(Stdio::null());
         for (name, value) in &self.headers {

@@ -7,13 +7,13 @@ use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions, QueueDeclareOptions, QueuePurgeOptions,
+    BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    QueuePurgeOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Consumer};
 use serde::{Deserialize, Serialize};
-use service_runtime::amqp::header_text;
+use service_runtime::amqp::{consume, header_text};
 use time::OffsetDateTime;
 use wire_contract::{HEADER_DEAD_REASON, HEADER_DEAD_SOURCE, UserId};
 
@@ -70,7 +70,7 @@ impl DeadLetter {
 /// then others do not see them.
 pub async fn list(channel: &Channel, dead: &str, limit: u16) -> anyhow::Result<Vec<DeadLetter>> {
     let wanted = count(channel, dead).await?.min(limit.into());
-    let mut letters = consume(channel, dead, limit).await?;
+    let mut letters = consume(channel, dead, "", limit).await?;
     let letters = take(&mut letters, wanted).await?;
     Ok(letters.iter().map(DeadLetter::of).collect())
 }
@@ -90,7 +90,7 @@ pub async fn requeue(
         .confirm_select(ConfirmSelectOptions::default())
         .await?;
     let wanted = count(channel, dead).await?.min(limit);
-    let mut letters = consume(channel, dead, CHUNK).await?;
+    let mut letters = consume(channel, dead, "", CHUNK).await?;
     let mut done = 0;
     while done < wanted {
         let chunk = take(&mut letters, (wanted - done).min(CHUNK.into())).await?;
@@ -129,24 +129,8 @@ pub async fn count(channel: &Channel, queue: &str) -> anyhow::Result<u32> {
     Ok(queue.message_count())
 }
 
-/// Takes messages by a consumer. Not by `basic.get`, whose acks a quorum queue settles one by one: RabbitMQ holds back
-/// all but 32 of them, and forgets those when the connection is closed.
-async fn consume(channel: &Channel, dead: &str, prefetch: u16) -> anyhow::Result<Consumer> {
-    channel
-        .basic_qos(prefetch, BasicQosOptions::default())
-        .await
-        .context("cannot set the prefetch")?;
-    channel
-        .basic_consume(
-            dead.into(),
-            "".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
-        .await
-        .with_context(|| format!("cannot read {dead}"))
-}
-
+/// By a consumer, and not by `basic.get`, whose acks a quorum queue settles one by one: RabbitMQ holds back all but 32 of
+/// them, and forgets those when the connection is closed.
 async fn take(letters: &mut Consumer, wanted: u32) -> anyhow::Result<Vec<Delivery>> {
     let mut taken = Vec::new();
     for _ in 0..wanted {

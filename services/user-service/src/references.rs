@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use service_runtime::database::{StoreError, Traced};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use wire_contract::UserId;
@@ -77,9 +77,32 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Inserts a batch, all or nothing; returns how many rows are new. A user that has a row already stays
-/// as it is; of several events for one user in the batch the first counts.
-pub async fn insert(pool: &PgPool, batch: &[&NewReference]) -> Result<u64, StoreError> {
+/// What a committed batch came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Rows written.
+    pub new: u64,
+    /// The users whose row has other data than the batch, one entry an event.
+    pub conflicts: Vec<UserId>,
+}
+
+/// Inserts a batch, all or nothing. A user that has a row already stays as it is; of several events for one user in the batch
+/// the first counts.
+pub async fn insert(pool: &PgPool, batch: &[&NewReference]) -> Result<Stored, StoreError> {
+    let mut transaction = pool.begin().await?;
+    let new = write(&mut transaction, batch)
+        .traced("INSERT", "auth_user_references")
+        .await?;
+    let conflicts = if new < batch.len() as u64 {
+        conflicts(&mut transaction, batch).await?
+    } else {
+        Vec::new()
+    };
+    transaction.commit().await?;
+    Ok(Stored { new, conflicts })
+}
+
+async fn write(connection: &mut PgConnection, batch: &[&NewReference]) -> sqlx::Result<u64> {
     let columns = Columns::of(batch);
     let inserted = sqlx::query(
         "INSERT INTO auth_user_references (user_id, username, email, occurred_at)
@@ -94,18 +117,19 @@ pub async fn insert(pool: &PgPool, batch: &[&NewReference]) -> Result<u64, Store
     .bind(columns.usernames)
     .bind(columns.emails)
     .bind(columns.occurred_at)
-    .execute(pool)
-    .traced("INSERT", "auth_user_references")
+    .execute(connection)
     .await?;
     Ok(inserted.rows_affected())
 }
 
-/// The users of a batch whose row has other data than the batch, one entry an event. Asked after
-/// [`insert`], when every user of the batch has its row: within one statement, a row that another replica
-/// commits meanwhile would block the insert and yet not be seen.
-pub async fn conflicts(pool: &PgPool, batch: &[&NewReference]) -> Result<Vec<UserId>, StoreError> {
+/// A statement of its own, after [`write`]: within one, a row that another replica commits meanwhile would block the insert
+/// and yet not be seen.
+async fn conflicts(
+    connection: &mut PgConnection,
+    batch: &[&NewReference],
+) -> sqlx::Result<Vec<UserId>> {
     let columns = Columns::of(batch);
-    let ids = sqlx::query_scalar(
+    sqlx::query_scalar(
         "SELECT user_id
          FROM unnest($1::bigint[], $2::text[], $3::text[], $4::timestamptz[])
               AS event (user_id, username, email, occurred_at)
@@ -117,9 +141,8 @@ pub async fn conflicts(pool: &PgPool, batch: &[&NewReference]) -> Result<Vec<Use
     .bind(columns.usernames)
     .bind(columns.emails)
     .bind(columns.occurred_at)
-    .fetch_all(pool)
-    .await?;
-    Ok(ids)
+    .fetch_all(connection)
+    .await
 }
 
 /// One reference.

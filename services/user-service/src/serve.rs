@@ -8,12 +8,13 @@ use service_runtime::admin::Admin;
 use service_runtime::amqp::{ConnectionState, Connector, Publisher};
 use service_runtime::database::{self, Keeper};
 use service_runtime::http::Server;
+use service_runtime::intake::Intake;
 use service_runtime::lifecycle::Lifecycle;
 use service_runtime::readiness::Readiness;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::ServeArgs;
-use crate::consumer::{self, UserCreatedConsumer};
+use crate::consumer::{self, ReferenceRows};
 use crate::{MIGRATOR, api};
 
 /// Runs until a signal; an error is a task that died.
@@ -22,19 +23,15 @@ use crate::{MIGRATOR, api};
 /// a replica without it answers every request from the table, and taking it out of service would mend nothing,
 /// while events wait in their queue. `/status` tells of the broker.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let mut lifecycle = Lifecycle::new();
+    let mut lifecycle = Lifecycle::new()?;
     let readiness = Readiness::new();
     let connector = Connector::new("user-service", &args.amqp)?;
     let pool = database::pool("user-service", &args.database)?;
     let database_gate = readiness.gate("database", "not reached yet");
     let consumer_state = ConnectionState::shared();
-    let (publisher, publishing) = Publisher::new(
-        connector.clone(),
-        "dead letters",
-        // The consumer declares the queue, and nothing is dead before it consumes.
-        |_| std::future::ready(Ok(())).boxed(),
-        lifecycle.drained(),
-    );
+    // The consumer declares the queue, and nothing is dead before it consumes.
+    let (publisher, publishing) =
+        Publisher::to_queues(connector.clone(), "dead letters", lifecycle.drained());
 
     let admin_server = Server::bind("admin", args.admin.admin_listen).await?;
     let public_server = Server::bind("public", args.listen.listen).await?;
@@ -54,7 +51,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let keeper = Keeper {
         pool: pool.clone(),
         migrator: &MIGRATOR,
-        migrate: args.migrate,
+        migrate: args.migration.migrate,
         migrated: CancellationToken::new(),
         gate: database_gate,
     };
@@ -65,15 +62,22 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     );
     // Not held back until the tables are there: the queue must exist as early as it can, since what is published
     // before goes nowhere.
-    let consumer = UserCreatedConsumer {
+    consumer::metrics::register();
+    let intake = Intake {
         connector: connector.for_any_message(),
-        names: args.queues,
+        queue: args.queues.user_created_queue.clone(),
+        dead_queue: args.queues.user_created_dead_queue.clone(),
+        purpose: "consume UserCreated",
+        consumer_tag: "user-service",
         publisher,
-        pool,
         state: consumer_state,
         shutdown,
+        rows: ReferenceRows {
+            names: args.queues,
+            pool,
+        },
     };
-    lifecycle.intake("consumer", consumer.run());
+    lifecycle.intake("consumer", intake.run());
     lifecycle.run().await
 }
 

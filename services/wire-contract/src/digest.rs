@@ -61,27 +61,38 @@ pub fn key_hash(
 }
 
 impl UserSetDigest {
-    /// The contribution of one user with all its keys.
+    /// The contribution of one user with its keys: each with its expiry in microseconds since the epoch, the current one
+    /// without.
+    #[must_use]
+    pub fn of(
+        user_id: UserId,
+        version: i64,
+        username: &str,
+        is_active: bool,
+        daily_quota: i32,
+        keys: impl IntoIterator<Item = (ShortDigest, Option<i64>)>,
+    ) -> Self {
+        let mut sum = user_hash(user_id, version, username, is_active, daily_quota);
+        for (key, expires_at_micros) in keys {
+            sum += key_hash(user_id, &key, expires_at_micros);
+        }
+        sum
+    }
+
+    /// The contribution of one user as it is on the wire.
     #[must_use]
     pub fn of_user(user: &UserRecord) -> Self {
-        let mut sum = user_hash(
+        let current = user.api_key.iter().map(|key| (key.digest().short(), None));
+        let previous = user.previous_keys.iter();
+        let previous = previous.map(|it| (it.digest.short(), Some(it.expires_at_micros())));
+        Self::of(
             user.user_id,
             user.version,
             &user.username,
             user.is_active,
             user.daily_quota,
-        );
-        if let Some(key) = &user.api_key {
-            sum += key_hash(user.user_id, &key.digest().short(), None);
-        }
-        for previous in &user.previous_keys {
-            sum += key_hash(
-                user.user_id,
-                &previous.digest.short(),
-                Some(previous.expires_at_micros()),
-            );
-        }
-        sum
+            current.chain(previous),
+        )
     }
 
     /// For storage.

@@ -20,7 +20,7 @@ pub struct UserUpdated {
     /// Number in the stream; absent from a full sync's copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<i64>,
-    /// The full sync that this copy belongs to.
+    /// The run of a full sync that this copy belongs to, as in [`SyncStarted`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync_id: Option<Uuid>,
     /// Position that the full sync has read.
@@ -59,6 +59,9 @@ pub struct SnapshotStarted {
     pub credit_queue: String,
     /// Chunks that B sends beyond what the replica has acknowledged.
     pub window: u32,
+    /// About how many users will come, for the replica to make room; a hint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<u64>,
 }
 
 /// A part of a snapshot.
@@ -96,14 +99,14 @@ pub struct SnapshotCompleted {
 /// A full sync is about to read the users.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncStarted {
-    /// Names the full sync.
+    /// Names the run of the full sync: the first has the id of the sync; one that another server B took over has another id.
     pub sync_id: Uuid,
 }
 
 /// A full sync has told of every user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncCompleted {
-    /// Names the full sync.
+    /// As in [`SyncStarted`].
     pub sync_id: Uuid,
     /// Position that the read saw.
     #[serde(flatten)]
@@ -128,7 +131,7 @@ pub struct SnapshotAborted {
 /// Server B has given a full sync up that it had started: its end will not come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncAborted {
-    /// Names the full sync.
+    /// As in [`SyncStarted`].
     pub sync_id: Uuid,
 }
 

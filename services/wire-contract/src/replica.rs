@@ -91,7 +91,7 @@ pub struct ReplicaReport {
     /// Full sync under way, and the rows of it that were taken in: what paces the sync.
     #[serde(default)]
     pub syncing: Option<SyncProgress>,
-    /// Last full sync that it applied to the end.
+    /// Last run of a full sync that it applied to the end.
     pub last_sync_id: Option<Uuid>,
     /// How long it serves after it sent the last [`ReplicaPing`] that came back, in milliseconds: its lease.
     pub fail_closed_after_ms: u64,
@@ -103,7 +103,7 @@ pub struct ReplicaReport {
 /// How far a replica is in a full sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncProgress {
-    /// The full sync.
+    /// The run of the full sync.
     pub sync_id: Uuid,
     /// Rows taken in.
     pub rows: u64,

@@ -138,6 +138,7 @@ fn snapshots_are_pinned() {
             snapshot_id: ID,
             credit_queue: "server-b.1".to_owned(),
             window: 16,
+            users: Some(2),
         },
     );
     pinned(

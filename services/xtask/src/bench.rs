@@ -72,18 +72,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Always together with the services: cargo builds a dependency again for each other set of its features. Server A without
-/// authentication comes last, since it is another server A.
+/// Server A without authentication comes last, since it is another server A.
 fn build(state: &State, profile: &str, interrupt: &Interrupt) -> Result<()> {
-    cargo::build_profile(state.dir(), profile, interrupt)?;
-    for program in [
-        ["--bin", "benchmarks"].as_slice(),
-        &["--bin", "no_auth", "--features", "benchmarks/no-auth"],
-    ] {
-        let mut arguments = vec!["build", "--profile", profile, "-p", "benchmarks"];
-        arguments.extend(cargo::SERVICES.iter().flat_map(|package| ["-p", package]));
-        arguments.extend(program);
-        cargo::run(cargo::command(state.dir(), &arguments)?, interrupt)?;
-    }
-    Ok(())
+    cargo::build(state.dir(), profile, interrupt)?;
+    let no_auth = [
+        "build",
+        "--profile",
+        profile,
+        "--workspace",
+        "--bin",
+        "no_auth",
+        "--features",
+        "benchmarks/no-auth",
+    ];
+    cargo::run(cargo::command(state.dir(), &no_auth)?, interrupt)
 }

@@ -45,17 +45,11 @@ pub fn program(state_dir: &Path, program: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// Builds the services.
-pub fn build(state_dir: &Path, interrupt: &Interrupt) -> Result<()> {
-    build_profile(state_dir, "fast", interrupt)
-}
-
-/// Builds them with another profile: all of them by one call, because cargo builds a dependency again for each
-/// other set of its features.
-pub fn build_profile(state_dir: &Path, profile: &str, interrupt: &Interrupt) -> Result<()> {
-    println!("Building the services …");
-    let mut arguments = vec!["build", "--profile", profile];
-    arguments.extend(SERVICES.iter().flat_map(|package| ["-p", package]));
+/// Builds every program of the workspace, whoever needs which of them, and whoever tests anything names no package in its own
+/// calls either: cargo builds a dependency again for each other set of its features.
+pub fn build(state_dir: &Path, profile: &str, interrupt: &Interrupt) -> Result<()> {
+    println!("Building the services and what tests them …");
+    let arguments = ["build", "--profile", profile, "--workspace", "--bins"];
     run(command(state_dir, &arguments)?, interrupt)
 }
 

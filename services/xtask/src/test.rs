@@ -37,6 +37,9 @@ pub struct Args {
     arguments: Vec<String>,
 }
 
+/// Speaks TLS for the tests' SMS gateway.
+const TLS_FRONT: (&str, &str) = ("socat", "socat");
+
 /// Tests that take smaller counts when everything runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Tier {
@@ -50,10 +53,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let state = State::take("test")?;
     packages::ensure()?;
     packages::ensure_programs(&observe::PACKAGES)?;
+    packages::ensure_programs(&[TLS_FRONT])?;
     if !args.no_lint && args.tier.is_none() {
         lint(&state, &interrupt)?;
     }
-    cargo::build(state.dir(), &interrupt)?;
+    cargo::build(state.dir(), "fast", &interrupt)?;
     let (rabbitmq, postgres) = Servers::start_for_tests(&state)?;
     interrupt.check()?;
 
@@ -137,8 +141,7 @@ impl Programs {
             } else {
                 None
             },
-            // Only by name, until what it found is mended.
-            schemathesis: if wanted("schemathesis") && !all {
+            schemathesis: if wanted("schemathesis") {
                 schemathesis::binary(interrupt)?
             } else {
                 None
@@ -163,64 +166,76 @@ impl Programs {
         interrupt: &Interrupt,
         sum: &mut Summary,
     ) -> Result<bool> {
-        println!(
-            "Schemathesis runs by name alone (`cargo xtask test schemathesis -- --ignored`): its tests are ignored here."
-        );
-        if self.collector.is_none() {
-            println!(
-                "Without Go there is no OpenTelemetry Collector: the tests that need it are ignored."
-            );
-            return Ok(true);
+        let mut succeeded = true;
+        for (program, tests, without) in [
+            (
+                &self.collector,
+                "collector",
+                "Without Go there is no OpenTelemetry Collector",
+            ),
+            (
+                &self.schemathesis,
+                "schemathesis",
+                "Without Python and PyPI there is no Schemathesis",
+            ),
+        ] {
+            if program.is_none() {
+                println!("{without}: the tests that need it are ignored.");
+                continue;
+            }
+            let mut more = Summary::default();
+            let command = prepared(&ignored_tests(tests))?;
+            let status = cargo::run_looking(command, interrupt, |line| more.add(line))?;
+            sum.ran_after_all(&more);
+            succeeded &= status.success();
         }
-        let mut more = Summary::default();
-        let command = prepared(&COLLECTOR)?;
-        let status = cargo::run_looking(command, interrupt, |line| more.add(line))?;
-        sum.ran_after_all(&more);
-        Ok(status.success())
+        Ok(succeeded)
     }
 }
 
-/// The fault tests and the property tests of the merge, their figures shown.
-const FAULTS: [&str; 12] = [
+/// The fault tests, clients that disconnect by the thousand, and the property tests of the merge, their figures shown.
+const FAULTS: [&str; 11] = [
     "test",
     "--profile",
     "fast",
     "--no-fail-fast",
-    "-p",
-    "test-support",
+    "--workspace",
     "--test",
     "faults",
-    "-p",
-    "model-checker",
+    "--test",
+    "admin",
     "--test",
     "histories",
 ];
 
 /// The model without one rule of the merge at a time: with a feature that no other program may be built with.
-const MERGE_RULES: [&str; 9] = [
+const MERGE_RULES: [&str; 8] = [
     "test",
     "--profile",
     "fast",
-    "-p",
-    "model-checker",
+    "--workspace",
     "--features",
-    "rules",
+    "model-checker/rules",
     "--test",
     "merge_rules",
 ];
 
-/// The tests that are ignored without a collector.
-const COLLECTOR: [&str; 9] = [
-    "test",
-    "--profile",
-    "fast",
-    "-p",
-    "test-support",
-    "--test",
-    "collector",
-    "--",
-    "--ignored",
-];
+/// By which Cargo is told what to test of a package.
+const ONE_TARGET: [&str; 5] = ["--lib", "--bin", "--bins", "--test", "--tests"];
+
+/// The tests of one program that are ignored without what they need.
+fn ignored_tests(program: &str) -> [&str; 8] {
+    [
+        "test",
+        "--profile",
+        "fast",
+        "--workspace",
+        "--test",
+        program,
+        "--",
+        "--ignored",
+    ]
+}
 
 fn lint(state: &State, interrupt: &Interrupt) -> Result<()> {
     println!("Checking formatting and lints …");
@@ -239,14 +254,15 @@ fn lint(state: &State, interrupt: &Interrupt) -> Result<()> {
 }
 
 fn test_arguments(more: &[String]) -> Vec<&str> {
-    let mut arguments = vec![
-        "test",
-        "--all-targets",
-        "--profile",
-        "fast",
-        "--no-fail-fast",
-    ];
+    let mut arguments = vec!["test", "--profile", "fast", "--no-fail-fast"];
     let for_cargo = more.iter().take_while(|argument| *argument != "--");
+    // It would win over targets that are named.
+    if !for_cargo
+        .clone()
+        .any(|argument| ONE_TARGET.contains(&argument.as_str()))
+    {
+        arguments.push("--all-targets");
+    }
     // Cargo lets --workspace win over -p.
     if !for_cargo
         .clone()
@@ -324,5 +340,15 @@ mod tests {
         assert!(arguments(&[]));
         assert!(arguments(&["a_filter", "--", "-p"]));
         assert!(!arguments(&["-p", "server-a"]));
+    }
+
+    #[test]
+    fn a_chosen_target_is_not_overridden_by_all() {
+        let arguments = |more: &[&str]| {
+            let more: Vec<String> = more.iter().map(ToString::to_string).collect();
+            test_arguments(&more).contains(&"--all-targets")
+        };
+        assert!(arguments(&["-p", "server-a", "--", "--test"]));
+        assert!(!arguments(&["-p", "server-a", "--test", "sms"]));
     }
 }

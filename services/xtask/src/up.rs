@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let _ = std::fs::remove_file(&env_file);
     let mut servers = thread::scope(|scope| {
         let servers = scope.spawn(|| Servers::start(&state));
-        let built = cargo::build(state.dir(), &interrupt);
+        let built = cargo::build(state.dir(), "fast", &interrupt);
         let servers = servers
             .join()
             .ok()

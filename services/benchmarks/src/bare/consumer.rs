@@ -3,13 +3,12 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
-use lapin::{Channel, Consumer};
-use service_runtime::amqp::next_batch;
+use lapin::Channel;
+use lapin::options::BasicAckOptions;
+use service_runtime::amqp::{consume, next_batch};
+use service_runtime::intake::{BATCH, LINGER, PREFETCH};
 use sqlx::PgPool;
 use time::OffsetDateTime;
-use user_service::consumer::{BATCH, LINGER, PREFETCH};
 use user_service::references::{self, NewReference};
 use wire_contract::{SMS_OUTBOUND_QUEUE, SmsEnvelope, USER_CREATED_QUEUE, UserCreated};
 
@@ -25,7 +24,7 @@ pub const SMS_TABLE: &str = "DROP TABLE IF EXISTS bare_sms;
 pub async fn sms(rabbitmq_url: &str, database_url: &str, count: u64) -> Result<f64> {
     let pool = PgPool::connect(database_url).await?;
     let channel = bare::connect(rabbitmq_url).await?.create_channel().await?;
-    let mut consumer = subscribe(&channel, SMS_OUTBOUND_QUEUE).await?;
+    let mut consumer = consume(&channel, SMS_OUTBOUND_QUEUE, "", PREFETCH).await?;
     let (mut taken, mut began) = (0, None);
     while taken < count {
         let batch = next_batch(&mut consumer, BATCH, LINGER).await?;
@@ -73,7 +72,7 @@ async fn insert_sms(pool: &PgPool, batch: &[SmsEnvelope]) -> Result<()> {
 pub async fn user_created(rabbitmq_url: &str, database_url: &str, count: u64) -> Result<f64> {
     let pool = PgPool::connect(database_url).await?;
     let channel = bare::connect(rabbitmq_url).await?.create_channel().await?;
-    let mut consumer = subscribe(&channel, USER_CREATED_QUEUE).await?;
+    let mut consumer = consume(&channel, USER_CREATED_QUEUE, "", PREFETCH).await?;
     let (mut taken, mut began) = (0, None);
     while taken < count {
         let batch = next_batch(&mut consumer, BATCH, LINGER).await?;
@@ -94,21 +93,6 @@ pub async fn user_created(rabbitmq_url: &str, database_url: &str, count: u64) ->
         taken += ack(&channel, &batch).await?;
     }
     rate(began, taken)
-}
-
-async fn subscribe(channel: &Channel, queue: &str) -> Result<Consumer> {
-    channel
-        .basic_qos(PREFETCH, BasicQosOptions::default())
-        .await?;
-    channel
-        .basic_consume(
-            queue.into(),
-            "".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
-        .await
-        .context("consuming")
 }
 
 async fn ack(channel: &Channel, batch: &[lapin::message::Delivery]) -> Result<u64> {

@@ -4,16 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::options::BasicAckOptions;
 use lapin::{Channel, Connection, Consumer};
-use service_runtime::amqp::{bind, close, declare_exchange, declare_queue};
+use service_runtime::amqp::{close, subscribe};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
-use wire_contract::{CONFIG_EVENTS_EXCHANGE, specs};
+use wire_contract::specs;
 
 use crate::bare;
 
@@ -38,8 +37,9 @@ impl Listener {
         mut take: impl FnMut(&Delivery) -> bool + Send + 'static,
     ) -> Result<Self> {
         let connection = bare::connect(url).await?;
-        let channel = connection.create_channel().await?;
-        let consumer = subscribe(&channel).await?;
+        let queue = format!("server-a.listener.{}", Uuid::now_v7().simple());
+        let (exchange, queue) = (specs::config_events(), specs::replica(queue));
+        let (channel, consumer) = subscribe(&connection, &exchange, &queue, PREFETCH).await?;
         let seen = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&seen);
         let task = tokio::spawn(async move {
@@ -89,25 +89,6 @@ pub async fn all_seen(listeners: &[Listener], count: u64, deadline: Duration) ->
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok(())
-}
-
-async fn subscribe(channel: &Channel) -> Result<Consumer> {
-    declare_exchange(channel, &specs::config_events()).await?;
-    let queue = format!("server-a.listener.{}", Uuid::now_v7().simple());
-    declare_queue(channel, &specs::replica(queue.clone())).await?;
-    bind(channel, &queue, CONFIG_EVENTS_EXCHANGE, "").await?;
-    channel
-        .basic_qos(PREFETCH, BasicQosOptions::default())
-        .await?;
-    channel
-        .basic_consume(
-            queue.as_str().into(),
-            "".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
-        .await
-        .context("consuming")
 }
 
 async fn read(

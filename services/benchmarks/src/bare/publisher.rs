@@ -14,7 +14,8 @@ use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 use wire_contract::{
-    Admission, CONTENT_TYPE_JSON, Encoding, SMS_OUTBOUND_QUEUE, SmsEnvelope, encode_json, specs,
+    Admission, CONTENT_TYPE_JSON, Encoding, KeyDigest, SMS_OUTBOUND_QUEUE, SmsEnvelope,
+    encode_json, specs,
 };
 
 use crate::bare;
@@ -22,7 +23,7 @@ use crate::load::TEXT;
 use crate::stats;
 
 /// Confirms awaited at a time where messages are published in a row; the product's relay hands over as many.
-const WINDOW: usize = 500;
+const WINDOW: usize = 2_000;
 
 /// A channel that confirms.
 pub async fn channel(url: &str) -> Result<Channel> {
@@ -72,7 +73,7 @@ pub fn sms(user_id: i64) -> SmsEnvelope {
         },
         expires_at: None,
         client_reference: None,
-        key_digest: None,
+        key_digest: Some(KeyDigest::of("isk_bulk_user-1")),
         request_hash: None,
     }
 }

@@ -191,14 +191,14 @@ async fn write_one(
     let at = Instant::now();
     let Some((channel, body)) = bare else {
         let version: i64 = sqlx::query_scalar(
-            "UPDATE users SET daily_quota = daily_quota % 1000 + 1 WHERE user_id = $1 RETURNING version",
+            "UPDATE users SET daily_quota = 1000000 + (daily_quota + 1) % 1000 WHERE user_id = $1 RETURNING version",
         )
         .bind(user)
         .fetch_one(&mut *connection)
         .await?;
         return Ok((version, at));
     };
-    sqlx::query("UPDATE plain_users SET daily_quota = daily_quota % 1000 + 1 WHERE user_id = $1")
+    sqlx::query("UPDATE plain_users SET daily_quota = 1000000 + (daily_quota + 1) % 1000 WHERE user_id = $1")
         .bind(user)
         .execute(&mut *connection)
         .await?;

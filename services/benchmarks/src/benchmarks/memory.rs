@@ -119,6 +119,7 @@ pub fn filled_cache(users: u64) -> UserCache {
         snapshot_id,
         credit_queue: "credit".to_owned(),
         window: 16,
+        users: Some(users),
     }));
     let mut digest = UserSetDigest::default();
     for index in 0..users.div_ceil(CHUNK) {

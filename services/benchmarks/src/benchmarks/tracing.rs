@@ -61,7 +61,7 @@ pub fn run(bench: &Bench) -> Result<Report> {
         "64 sends under way at a time. Of the spans of the traced replica {} were exported ({} bytes), {} not.",
         spans("exported"),
         sink.taken().len(),
-        spans("failed") + spans("dropped")
+        spans("ended") - spans("exported")
     ));
     Ok(report)
 }

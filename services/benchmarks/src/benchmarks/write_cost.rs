@@ -140,9 +140,9 @@ async fn write_alone(
 ) -> Result<u64> {
     let end = Instant::now() + lasts;
     let statement = if table == "users" {
-        "UPDATE users SET daily_quota = daily_quota % 1000 + 1 WHERE user_id = $1"
+        "UPDATE users SET daily_quota = 1000000 + (daily_quota + 1) % 1000 WHERE user_id = $1"
     } else {
-        "UPDATE plain_users SET daily_quota = daily_quota % 1000 + 1 WHERE user_id = $1"
+        "UPDATE plain_users SET daily_quota = 1000000 + (daily_quota + 1) % 1000 WHERE user_id = $1"
     };
     let mut written = 0;
     while Instant::now() < end {

@@ -1,7 +1,5 @@
 //! Authentication from the user cache.
 
-use std::sync::Arc;
-
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
@@ -11,7 +9,7 @@ use time::OffsetDateTime;
 use wire_contract::{Admission, KeyDigest, UserId};
 
 use super::problems::{CACHE_NOT_READY, RATE_LIMITED, USER_INACTIVE};
-use crate::cache::{ClientConfig, UserCache};
+use crate::cache::{ClientConfig, UserCache, Username};
 use crate::rates::UserRates;
 
 /// The header that carries the key (requirement 2.4).
@@ -25,7 +23,7 @@ pub struct ClientContext {
     /// Stable primary key of server B.
     pub user_id: UserId,
     /// Unique name.
-    pub username: Arc<str>,
+    pub username: Username,
     /// Whether sends are accepted; always so behind [`get_client_context`].
     pub is_active: bool,
     /// SMS segments a UTC day.

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use axum::Router;
 use axum::extract::Path;
-use axum::http::{HeaderName, StatusCode, header};
-use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::http::header;
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
-use service_runtime::api;
-use service_runtime::problem::{NOT_FOUND, PAGE, Problem, html_page};
+use service_runtime::problem::{self, NOT_FOUND, Problem, page_headers};
 use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
@@ -22,8 +21,6 @@ const DOCUMENT: &str = "/openapi.json";
 /// Swagger UI puts styles into elements, and has pictures in its style sheet.
 const SCRIPTS_OF_OUR_OWN: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
      img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-const NO_SCRIPTS: &str =
-    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The head of the document; the routes add their operations.
 #[derive(OpenApi)]
@@ -32,7 +29,7 @@ const NO_SCRIPTS: &str =
         title = "SMS API",
         description = "Sends SMS, and tells what became of them. Errors are problems (RFC 9457); /errors lists them all."
     ),
-    components(schemas(service_runtime::problem::openapi::ProblemBody)),
+    components(schemas(problem::openapi::ProblemBody)),
     modifiers(&Security)
 )]
 pub struct Description;
@@ -75,8 +72,7 @@ pub fn router<S: Clone + Send + Sync + 'static>(document: &Document) -> anyhow::
             "/docs/{*file}",
             get(async |Path(path): Path<String>| file(&path, config)),
         )
-        .route(PAGE, get(errors))
-        .route("/errors/{code}", get(error)))
+        .merge(problem::router("server A", problems::catalogue())))
 }
 
 /// A file of Swagger UI, which is built into the binary.
@@ -91,29 +87,6 @@ fn file(path: &str, config: Arc<Config<'static>>) -> Response {
             Problem::internal(&anyhow::anyhow!("a page of /docs: {error}")).into_response()
         }
     }
-}
-
-async fn errors() -> Response {
-    let page = Html(html_page("server A", &problems::catalogue()));
-    (page_headers(NO_SCRIPTS), page).into_response()
-}
-
-/// Where the `type` of a problem leads.
-async fn error(Path(code): Path<String>) -> Response {
-    if problems::catalogue().iter().any(|kind| kind.code == code) {
-        let place = format!("{PAGE}#{code}");
-        (StatusCode::SEE_OTHER, [(header::LOCATION, place)]).into_response()
-    } else {
-        api::not_found().await.into_response()
-    }
-}
-
-fn page_headers(policy: &'static str) -> [(HeaderName, &'static str); 3] {
-    [
-        (header::CONTENT_SECURITY_POLICY, policy),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ]
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use service_runtime::amqp::Publisher;
 use service_runtime::api::{self, AnsweredAt};
+use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -92,12 +93,14 @@ fn guarded(routes: Router, limits: Limits) -> Router {
     routes
         .fallback(api::not_found)
         .method_not_allowed_fallback(api::method_not_allowed)
-        // The last layer is the outermost.
-        .layer(from_fn_with_state(limits, middleware::limit))
-        .layer(CatchPanicLayer::custom(api::panicked))
-        .layer(from_fn(middleware::count_refusals))
-        .layer(from_fn_with_state(AnsweredAt::Debug, api::observe))
-        .layer(from_fn(middleware::detach))
+        .layer(
+            ServiceBuilder::new()
+                .layer(from_fn(middleware::detach))
+                .layer(from_fn_with_state(AnsweredAt::Debug, api::observe))
+                .layer(from_fn(middleware::count_refusals))
+                .layer(CatchPanicLayer::custom(api::panicked))
+                .layer(from_fn_with_state(limits, middleware::limit)),
+        )
 }
 
 async fn banner() -> Json<Value> {

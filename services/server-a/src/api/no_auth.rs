@@ -1,7 +1,5 @@
 //! In place of authentication in a build that measures what authentication costs.
 
-use std::sync::Arc;
-
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -14,7 +12,7 @@ use crate::cache::UserCache;
 pub async fn let_in(State(_): State<UserCache>, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(ClientContext {
         user_id: 1,
-        username: Arc::from("user-1"),
+        username: "user-1".into(),
         is_active: true,
         daily_quota: i32::MAX,
         admission: Admission {

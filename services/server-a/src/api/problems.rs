@@ -107,8 +107,8 @@ pub static SMS_NOT_FOUND: ProblemType = ProblemType {
     code: "sms_not_found",
     status: StatusCode::NOT_FOUND,
     title: "The user has no such SMS",
-    retry: false,
-    help: "The user has sent no SMS with this id, it was so long ago that it is forgotten, or it was accepted a moment ago and is not stored yet.",
+    retry: true,
+    help: "The SMS was accepted a moment ago and is not stored yet: ask again shortly. Otherwise the user has sent none with this id, or it was so long ago that it is forgotten.",
 };
 pub static STATUS_UNAVAILABLE: ProblemType = ProblemType {
     code: "status_unavailable",
@@ -178,5 +178,17 @@ pub fn catalogue() -> Vec<&'static ProblemType> {
 }
 
 #[cfg(test)]
-#[path = "problems_tests.rs"]
-mod tests;
+mod tests {
+    use service_runtime::problem::markdown_page;
+    use test_support::error_page;
+
+    use super::*;
+
+    #[test]
+    fn the_page_is_what_the_code_says() {
+        error_page::check(
+            env!("CARGO_MANIFEST_DIR"),
+            &markdown_page("server A", &catalogue()),
+        );
+    }
+}

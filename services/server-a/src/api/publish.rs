@@ -1,8 +1,8 @@
 //! Hands accepted SMS to the broker.
 
-use std::future::Future;
-
-use service_runtime::amqp::{Connector, Message, MessageSpan, PublishError, Publisher};
+use service_runtime::amqp::{
+    Connector, Message, MessageSpan, PublishError, Publisher, PublisherTask,
+};
 use service_runtime::trace;
 use tokio_util::sync::CancellationToken;
 use wire_contract::{SMS_OUTBOUND_QUEUE, SmsEnvelope, encode_json};
@@ -14,19 +14,9 @@ const SMS_SUBMITTED: &str = "sms.submitted";
 ///
 /// Server B declares the queue: to do so takes the right to read it, and server A must not read everybody's SMS. While
 /// the queue is not there, the broker returns the message.
-pub fn publisher(
-    connector: Connector,
-    shutdown: CancellationToken,
-) -> (
-    Publisher,
-    impl Future<Output = anyhow::Result<()>> + Send + 'static,
-) {
-    Publisher::new(
-        connector,
-        "sms publisher",
-        |_| Box::pin(async { Ok(()) }),
-        shutdown,
-    )
+#[must_use]
+pub fn publisher(connector: Connector, shutdown: CancellationToken) -> (Publisher, PublisherTask) {
+    Publisher::to_queues(connector, "sms publisher", shutdown)
 }
 
 /// Publishes an SMS, with the caller's `user_id` in its envelope (requirement 3.3), to

@@ -61,6 +61,7 @@ fn filled() -> UserCache {
         snapshot_id,
         credit_queue: "credit".to_owned(),
         window: 8,
+        users: None,
     }));
     cache.apply(ConfigEvent::SnapshotChunk(SnapshotChunk {
         snapshot_id,

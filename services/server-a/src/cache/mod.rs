@@ -1,6 +1,7 @@
 //! The user cache: one writer, many readers.
 
 mod state;
+mod username;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use wire_contract::{Admission, ConfigEvent, KeyDigest, Position, SnapshotCredit,
 #[cfg(feature = "model")]
 pub use state::Rule;
 pub use state::{CacheState, Effect, SourceProgress};
+pub use username::Username;
 
 /// A cached user (requirement 2.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub struct ClientConfig {
     /// Stable primary key of server B.
     pub user_id: UserId,
     /// Unique name.
-    pub username: Arc<str>,
+    pub username: Username,
     /// Whether sends are accepted.
     pub is_active: bool,
     /// SMS segments a UTC day.

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use service_runtime::amqp::{Connector, Message, PublishError, Publisher, declare_queue};
+use service_runtime::amqp::{
+    Connector, Message, PublishError, Publisher, PublisherTask, declare_queue,
+};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -57,14 +59,12 @@ pub struct Control {
 
 impl Control {
     /// The sender, and the task that must run for it.
+    #[must_use]
     pub fn new(
         connector: Connector,
         instance: &str,
         shutdown: CancellationToken,
-    ) -> (
-        Self,
-        impl Future<Output = anyhow::Result<()>> + Send + 'static,
-    ) {
+    ) -> (Self, PublisherTask) {
         let (publisher, task) = Publisher::new(
             connector,
             "control",

@@ -16,12 +16,9 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::options::BasicAckOptions;
 use lapin::{Channel, Connection, Consumer};
-use service_runtime::amqp::{
-    Connector, Destination, MessageSpan, bind, declare_exchange, declare_queue, event_type, set_up,
-};
+use service_runtime::amqp::{Connector, Destination, MessageSpan, event_type, set_up, subscribe};
 use service_runtime::readiness::Gate;
 use time::OffsetDateTime;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -50,8 +47,8 @@ const OWN_QUEUE: Destination<'_> = Destination {
 const PREFETCH: u16 = 512;
 /// How often what is due is looked after: requests, stalled snapshots, readiness.
 const TICK: Duration = Duration::from_millis(100);
-/// A snapshot or full sync that brings nothing for so long is given up.
-const SOURCE_STALLED: Duration = Duration::from_mins(2);
+/// A snapshot or full sync that brings nothing for so long is given up: its end waits until a backlog of changes is numbered.
+const SOURCE_STALLED: Duration = Duration::from_mins(5);
 /// How often the sender of a silent snapshot is checked.
 const CHECK_SENDER_EVERY: Duration = Duration::from_secs(2);
 /// Bookmarks come once a second: after three that did not come server B is asked why.
@@ -104,7 +101,9 @@ impl CacheSync {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
         let queue = replica_queue(&self.instance, Uuid::now_v7());
-        let (channel, mut consumer) = set_up(subscribe(&connection, &queue)).await?;
+        let (exchange, own) = (specs::config_events(), specs::replica(queue.clone()));
+        let subscribed = subscribe(&connection, &exchange, &own, PREFETCH);
+        let (channel, mut consumer) = set_up(subscribed).await?;
         self.cache.subscribed();
         let mut session = Session {
             sync: self,
@@ -140,26 +139,6 @@ impl CacheSync {
         self.cache.broken();
         ended
     }
-}
-
-async fn subscribe(connection: &Connection, queue: &str) -> anyhow::Result<(Channel, Consumer)> {
-    let channel = connection.create_channel().await?;
-    declare_exchange(&channel, &specs::config_events()).await?;
-    declare_queue(&channel, &specs::replica(queue.to_owned())).await?;
-    bind(&channel, queue, CONFIG_EVENTS_EXCHANGE, "").await?;
-    channel
-        .basic_qos(PREFETCH, BasicQosOptions::default())
-        .await?;
-    let consumer = channel
-        .basic_consume(
-            queue.into(),
-            queue.into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
-        .await
-        .context("cannot consume the own queue")?;
-    Ok((channel, consumer))
 }
 
 /// How far a source is.

@@ -13,6 +13,9 @@ const ALARM_AFTER: u32 = 5;
 /// it gathers requests for up to 4 s, and another server B, which a repetition may get to, does not know of them.
 pub const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// A source that failed is often followed by another, a full sync by that of the server B that takes over: for so long the
+/// first request waits for it.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 /// A need that has not been satisfied by a proof.
 pub(super) struct Request {
@@ -28,7 +31,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// One that is due at once.
+    /// One that is due at once, or shortly after a failure.
     pub(super) fn new(cause: SnapshotCause) -> Self {
         let backoff = ExponentialBuilder::default()
             .with_min_delay(FIRST_RETRY)
@@ -37,11 +40,15 @@ impl Request {
             .with_jitter()
             .build();
         let now = Instant::now();
+        let pause = match cause {
+            SnapshotCause::Failed => AFTER_FAILURE,
+            _ => Duration::ZERO,
+        };
         Self {
             id: None,
             cause,
             made: now,
-            retry_at: now,
+            retry_at: now + pause,
             backoff: Box::new(backoff),
             tries: 0,
             answered: false,
@@ -76,7 +83,7 @@ impl Request {
 
     /// A snapshot has completed; the first that does after a request tells its cause and how long it took.
     pub(super) fn answered(&mut self) -> Option<(SnapshotCause, Duration)> {
-        let first = !std::mem::replace(&mut self.answered, true);
+        let first = self.tries > 0 && !std::mem::replace(&mut self.answered, true);
         first.then(|| (self.cause, self.made.elapsed()))
     }
 }
@@ -84,6 +91,17 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_a_failure_the_first_request_waits_for_what_may_follow() {
+        let mut request = Request::new(SnapshotCause::Failed);
+        assert_eq!(request.due(SnapshotCause::Failed), None);
+        assert_eq!(request.answered(), None, "nobody has asked");
+        request.retry_at = Instant::now();
+        assert!(request.due(SnapshotCause::Failed).is_some());
+        assert!(request.answered().is_some());
+        assert_eq!(request.answered(), None, "only the first is told of");
+    }
 
     #[test]
     fn a_request_is_repeated_with_its_id_until_server_b_has_begun_and_then_is_another() {

@@ -2,17 +2,14 @@
 
 use anyhow::Context;
 use futures_util::StreamExt;
+use lapin::Connection;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
-use lapin::{Connection, Consumer};
-use service_runtime::amqp::{
-    Connector, bind, close, declare_exchange, declare_queue, event_type, set_up,
-};
+use lapin::options::BasicAckOptions;
+use service_runtime::amqp::{Connector, close, event_type, set_up, subscribe};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use wire_contract::{SMS_USAGE_EXCHANGE, SmsUsage, decode_json, specs, usage_queue};
+use wire_contract::{SmsUsage, decode_json, specs, usage_queue};
 
 use super::{Usage, metrics};
 
@@ -48,8 +45,10 @@ impl UsageSubscription {
         connection: Connection,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let queue = usage_queue(&self.instance, Uuid::now_v7());
-        let mut consumer = set_up(subscribe(&connection, &queue)).await?;
+        let queue = specs::usage(usage_queue(&self.instance, Uuid::now_v7()));
+        let exchange = specs::sms_usage();
+        let subscribed = subscribe(&connection, &exchange, &queue, PREFETCH);
+        let (_channel, mut consumer) = set_up(subscribed).await?;
         self.usage.subscribed();
         loop {
             let delivery = tokio::select! {
@@ -82,23 +81,4 @@ impl UsageSubscription {
             }
         }
     }
-}
-
-async fn subscribe(connection: &Connection, queue: &str) -> anyhow::Result<Consumer> {
-    let channel = connection.create_channel().await?;
-    declare_exchange(&channel, &specs::sms_usage()).await?;
-    declare_queue(&channel, &specs::usage(queue.to_owned())).await?;
-    bind(&channel, queue, SMS_USAGE_EXCHANGE, "").await?;
-    channel
-        .basic_qos(PREFETCH, BasicQosOptions::default())
-        .await?;
-    channel
-        .basic_consume(
-            queue.into(),
-            queue.into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
-        .await
-        .context("cannot consume the own queue of usage")
 }

@@ -5,11 +5,11 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use serde::Deserialize;
 use service_runtime::problem::Problem;
+use service_runtime::query::{known, parameter, time};
 use sqlx::PgPool;
 use utoipa::IntoParams;
 
 use super::error::ApiError;
-use super::query::{known, parameter, time};
 use crate::audit_log::{self, AuditFilter, AuditPage, MAX_PAGE};
 
 /// Entries in a page where the query does not say.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use clap::Args;
@@ -16,6 +16,7 @@ use sqlx::PgPool;
 
 use super::ApiState;
 use super::error::ApiError;
+use super::problems::{FORBIDDEN, TIMEOUT};
 use crate::actor::Actor;
 use crate::token::{Token, bearer};
 use crate::tokens::{self, Role, Tokens};
@@ -75,12 +76,12 @@ pub async fn require_token(
         .await
         .map_err(|_| {
             let detail = "the token could not be looked up in time";
-            Problem::unavailable("timeout", detail, 5)
+            Problem::of(&TIMEOUT, detail).with_retry_after(5)
         })??;
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if caller.role == Role::Reader && !reads {
         let detail = "the token has the role `reader`, which may change nothing";
-        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail).into());
+        return Err(Problem::of(&FORBIDDEN, detail).into());
     }
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)

@@ -1,10 +1,13 @@
 //! What goes wrong in the admin API, as problems (RFC 9457).
 
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use service_runtime::database;
 use service_runtime::problem::Problem;
 
+use super::problems::{
+    API_KEY_TAKEN, KEY_NOT_FOUND, NAME_TAKEN, ProblemType, TOKEN_NOT_FOUND, USER_NOT_FOUND,
+    USERNAME_TAKEN, VERSION_CHANGED,
+};
 use crate::actor::TransactionError;
 use crate::keys::InvalidKey;
 use crate::tokens::TokenError;
@@ -36,11 +39,11 @@ impl From<UserError> for ApiError {
     fn from(error: UserError) -> Self {
         Self(match error {
             UserError::Invalid { field, message } => Problem::invalid_field(field, message),
-            UserError::UsernameTaken => conflict("username_taken", "username", error.to_string()),
-            UserError::ApiKeyTaken => conflict("api_key_taken", "api_key", error.to_string()),
-            UserError::Changed { .. } => changed(&error),
-            UserError::NotFound(_) => not_found("user_not_found", error.to_string()),
-            UserError::KeyNotFound(_) => not_found("key_not_found", error.to_string()),
+            UserError::UsernameTaken => conflict(&USERNAME_TAKEN, "username", &error),
+            UserError::ApiKeyTaken => conflict(&API_KEY_TAKEN, "api_key", &error),
+            UserError::Changed { .. } => Problem::of(&VERSION_CHANGED, error.to_string()),
+            UserError::NotFound(_) => Problem::of(&USER_NOT_FOUND, error.to_string()),
+            UserError::KeyNotFound(_) => Problem::of(&KEY_NOT_FOUND, error.to_string()),
             UserError::Database(error) => database::problem(error),
             UserError::Aborted(_) => Problem::internal(&error.into()),
         })
@@ -51,8 +54,8 @@ impl From<TokenError> for ApiError {
     fn from(error: TokenError) -> Self {
         Self(match error {
             TokenError::Invalid { field, message } => Problem::invalid_field(field, message),
-            TokenError::NameTaken => conflict("name_taken", "name", error.to_string()),
-            TokenError::NotFound => not_found("token_not_found", error.to_string()),
+            TokenError::NameTaken => conflict(&NAME_TAKEN, "name", &error),
+            TokenError::NotFound => Problem::of(&TOKEN_NOT_FOUND, error.to_string()),
             TokenError::Database(error) => database::problem(error),
             TokenError::Aborted(_) => Problem::internal(&error.into()),
         })
@@ -74,17 +77,6 @@ impl From<sqlx::Error> for ApiError {
     }
 }
 
-/// 404.
-pub fn not_found(code: &'static str, detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, code, detail)
-}
-
-/// 412 (RFC 9110, 15.5.13).
-fn changed(error: &UserError) -> Problem {
-    let code = "version_changed";
-    Problem::new(StatusCode::PRECONDITION_FAILED, code, error.to_string())
-}
-
-fn conflict(code: &'static str, field: &'static str, detail: String) -> Problem {
-    Problem::new(StatusCode::CONFLICT, code, detail).with_field(field)
+fn conflict(kind: &'static ProblemType, field: &'static str, error: &impl ToString) -> Problem {
+    Problem::of(kind, error.to_string()).with_field(field)
 }

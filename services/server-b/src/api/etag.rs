@@ -2,10 +2,11 @@
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{HeaderName, header};
 use service_runtime::problem::Problem;
 
 use super::error::ApiError;
+use super::problems::INVALID_IF_MATCH;
 use crate::users::{IfVersion, User};
 
 /// The header `ETag` of a user.
@@ -53,9 +54,8 @@ fn tags(list: &str) -> impl Iterator<Item = Result<Option<i64>, Problem>> {
 }
 
 fn unreadable() -> Problem {
-    Problem::new(
-        StatusCode::BAD_REQUEST,
-        "invalid_if_match",
+    Problem::of(
+        &INVALID_IF_MATCH,
         "If-Match must be the ETag of the user as it was read, such as \"17\"",
     )
 }

@@ -5,13 +5,15 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderName, StatusCode, header};
 use serde::Serialize;
+use service_runtime::problem::Problem;
 use sqlx::PgPool;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::auth::Caller;
-use super::error::{ApiError, not_found};
+use super::error::ApiError;
 use super::openapi::{PROBLEM, ProblemBody};
+use super::problems::SYNC_NOT_FOUND;
 use crate::full_sync::{self, SyncStatus};
 
 /// A full sync that was asked for.
@@ -53,7 +55,7 @@ pub async fn get(
     State(pool): State<PgPool>,
     sync_id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<Json<SyncStatus>, ApiError> {
-    let unknown = || not_found("sync_not_found", "there is no such full sync");
+    let unknown = || Problem::of(&SYNC_NOT_FOUND, "there is no such full sync");
     let Path(sync_id) = sync_id.map_err(|_| unknown())?;
     let status = full_sync::find(&pool, sync_id).await?;
     Ok(Json(status.ok_or_else(unknown)?))

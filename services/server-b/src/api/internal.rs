@@ -2,7 +2,6 @@
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRef, Path, Query, Request, State};
-use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::get;
@@ -13,6 +12,7 @@ use serde::Deserialize;
 use service_runtime::api::{self, AnsweredAt};
 use service_runtime::database;
 use service_runtime::problem::Problem;
+use service_runtime::query::known;
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -22,8 +22,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use uuid::Uuid;
 use wire_contract::{SmsPage, SmsRecord, SmsStatus, UserId};
 
-use super::error::{ApiError, not_found};
+use super::error::ApiError;
 use super::limit_time;
+use super::problems::{SMS_NOT_FOUND, USER_NOT_FOUND};
 use crate::sms::records::{self, Filter, ReadError};
 use crate::token::{self, Token};
 
@@ -71,7 +72,7 @@ async fn one(
     State(pool): State<PgPool>,
     path: Result<Path<(UserId, Uuid)>, PathRejection>,
 ) -> Result<Json<SmsRecord>, ApiError> {
-    let unknown = || not_found("sms_not_found", "the user has no such SMS");
+    let unknown = || Problem::of(&SMS_NOT_FOUND, "the user has no such SMS");
     let Path((user_id, message_id)) = path.map_err(|_| unknown())?;
     let record = records::of_user(&pool, user_id, message_id).await?;
     Ok(Json(record.ok_or_else(unknown)?))
@@ -92,10 +93,8 @@ async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<SmsPage>, ApiError> {
     let Path(user_id) =
-        user_id.map_err(|_| not_found("user_not_found", "a user_id is an integer"))?;
-    let Query(query) = query.map_err(|error| {
-        Problem::new(StatusCode::BAD_REQUEST, "invalid_query", error.body_text())
-    })?;
+        user_id.map_err(|_| Problem::of(&USER_NOT_FOUND, "a user_id is an integer"))?;
+    let query = known(query)?;
     let filter = filter(&query)?;
     let limit = usize::from(filter.limit);
     // One more tells whether there is another page.

@@ -9,6 +9,7 @@ use serde_json::error::Category;
 use service_runtime::problem::Problem;
 
 use super::error::ApiError;
+use super::problems::{BODY_TOO_LARGE, MALFORMED_JSON, UNSUPPORTED_MEDIA_TYPE};
 
 /// Bytes of a body at most.
 pub const MAX_BODY: usize = 16 * 1024;
@@ -27,30 +28,34 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let is_json = is_json(request.headers());
-        let body =
-            Bytes::from_request(request, state)
-                .await
-                .map_err(|rejection| match rejection.status() {
-                    StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
-                        StatusCode::PAYLOAD_TOO_LARGE,
-                        "body_too_large",
-                        format!("the body is larger than {MAX_BODY} bytes"),
-                    ),
-                    _ => bad_request("the body could not be read"),
-                })?;
+        let body = read(request, state, MAX_BODY).await?;
         if body.is_empty() {
             return Ok(Self(parse(b"{}")?));
         }
         if !is_json {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
+            return Err(Problem::of(
+                &UNSUPPORTED_MEDIA_TYPE,
                 "the body must be JSON, with the header `Content-Type: application/json`",
             )
             .into());
         }
         Ok(Self(parse(&body)?))
     }
+}
+
+/// The bytes of a body, of which the router lets in `most`.
+pub async fn read<S>(request: Request, state: &S, most: usize) -> Result<Bytes, Problem>
+where
+    S: Send + Sync,
+{
+    let body = Bytes::from_request(request, state).await;
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let detail = format!("the body is larger than {most} bytes");
+            Problem::of(&BODY_TOO_LARGE, detail)
+        }
+        _ => bad_request("the body could not be read"),
+    })
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -104,7 +109,7 @@ fn must_be(field: &str) -> &'static str {
 }
 
 fn bad_request(detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "malformed_json", detail)
+    Problem::of(&MALFORMED_JSON, detail)
 }
 
 /// A field that may be absent but not null, which would read like a wish to clear it.

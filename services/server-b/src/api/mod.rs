@@ -10,7 +10,7 @@ mod full_syncs;
 pub mod internal;
 mod json;
 mod openapi;
-mod query;
+mod problems;
 pub mod receipts;
 mod replicas;
 mod sms;
@@ -29,7 +29,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use service_runtime::api::{self, AnsweredAt};
-use service_runtime::problem::Problem;
+use service_runtime::problem::{self, Problem};
 use sqlx::PgPool;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -56,7 +56,8 @@ pub struct ApiState {
     pub admin_token: Token,
 }
 
-/// The routes, all under `/admin/v1`, and their description made from the code at `/openapi.json`.
+/// The routes, all under `/admin/v1`, and their description made from the code at `/openapi.json`; at `/errors` what they may
+/// answer.
 ///
 /// # Errors
 /// If the description cannot be written as JSON.
@@ -69,9 +70,10 @@ pub fn router(state: ApiState) -> anyhow::Result<Router> {
             "/openapi.json",
             get(async || ([(header::CONTENT_TYPE, "application/json")], description)),
         )
+        .merge(problem::router("server B", problems::catalogue()))
         .method_not_allowed_fallback(api::method_not_allowed);
-    let guards = ServiceBuilder::new()
-        .layer(from_fn_with_state(state.clone(), auth::require_token))
+    // Of routes alone: on what is no route, 404 and 405 come before a word on parameters.
+    let within = ServiceBuilder::new()
         .layer(from_fn_with_state(
             state.pool.clone(),
             replicas::wait_for_replicas,
@@ -83,9 +85,10 @@ pub fn router(state: ApiState) -> anyhow::Result<Router> {
         .layer(from_fn_with_state(AnsweredAt::Info, api::observe))
         .layer(CatchPanicLayer::custom(api::panicked));
     Ok(routes
+        .route_layer(within)
         .fallback(api::not_found)
         .method_not_allowed_fallback(api::method_not_allowed)
-        .layer(guards)
+        .layer(from_fn_with_state(state.clone(), auth::require_token))
         .with_state(state)
         .merge(described)
         .layer(around))
@@ -112,6 +115,8 @@ async fn limit_time(request: Request, next: Next) -> Response {
         .await
         .unwrap_or_else(|_| {
             let detail = "the request took too long; a change may still be made";
-            Problem::unavailable("timeout", detail, 5).into_response()
+            Problem::of(&problems::TIMEOUT, detail)
+                .with_retry_after(5)
+                .into_response()
         })
 }

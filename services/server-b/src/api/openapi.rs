@@ -5,7 +5,10 @@ use serde_json::{Map, Value, json};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{IntoParams, Modify, OpenApi};
 
+use service_runtime::problem::openapi;
 pub use service_runtime::problem::openapi::{MEDIA_TYPE as PROBLEM, ProblemBody};
+
+use super::problems;
 
 /// Name of the security scheme.
 const TOKEN: &str = "token";
@@ -68,14 +71,14 @@ pub fn complete(description: utoipa::openapi::OpenApi) -> anyhow::Result<String>
     for (_, path) in paths {
         for (method, operation) in path.as_object_mut().into_iter().flatten() {
             if let Some(operation) = operation.as_object_mut() {
-                complete_operation(METHODS_THAT_WRITE.contains(&method.as_str()), operation);
+                complete_operation(METHODS_THAT_WRITE.contains(&method.as_str()), operation)?;
             }
         }
     }
     serde_json::to_string(&document).context("cannot write the OpenAPI document")
 }
 
-fn complete_operation(writes: bool, operation: &mut Map<String, Value>) {
+fn complete_operation(writes: bool, operation: &mut Map<String, Value>) -> anyhow::Result<()> {
     operation.insert("security".to_owned(), json!([{ TOKEN: [] }]));
     let has_body = operation.contains_key("requestBody");
     let parameters = operation.entry("parameters").or_insert(json!([]));
@@ -83,7 +86,8 @@ fn complete_operation(writes: bool, operation: &mut Map<String, Value>) {
         let mut all = parameters.as_array().into_iter().flatten();
         all.any(|parameter| parameter["in"] == place)
     };
-    let (has_query, has_header) = (is_in("query"), is_in("header"));
+    // The only header that any of them reads.
+    let (has_query, has_if_match) = (is_in("query"), is_in("header"));
     if writes && let Some(parameters) = parameters.as_array_mut() {
         parameters.extend(wait_parameters());
     }
@@ -91,7 +95,7 @@ fn complete_operation(writes: bool, operation: &mut Map<String, Value>) {
         .get_mut("responses")
         .and_then(Value::as_object_mut)
     else {
-        return;
+        return Ok(());
     };
     if writes {
         for (status, response) in responses.iter_mut() {
@@ -100,42 +104,22 @@ fn complete_operation(writes: bool, operation: &mut Map<String, Value>) {
             }
         }
     }
-    let mut problem = |status: &str, text: &str, headers: &[(&str, &str)]| {
-        let mut response = json!({
-            "description": text,
-            "content": { PROBLEM: { "schema": { "$ref": "#/components/schemas/Problem" } } },
-        });
-        add_headers(&mut response, headers);
+    let mut kinds = problems::OF_ANY.to_vec();
+    for (meets, more) in [
+        (writes, problems::OF_WRITES.as_slice()),
+        (has_body, &problems::WITH_BODY),
+        (has_if_match, &problems::WITH_IF_MATCH),
+        // All that write take `wait`.
+        (writes || has_query, &problems::WITH_FIELDS),
+    ] {
+        kinds.extend(more.iter().filter(|_| meets));
+    }
+    for (status, response) in openapi::responses(&kinds) {
+        let response =
+            serde_json::to_value(response).context("cannot write the OpenAPI document")?;
         responses.entry(status).or_insert(response);
-    };
-    if has_body || has_query || has_header {
-        problem(
-            "400",
-            "`malformed_json`, `invalid_query`, `invalid_if_match`",
-            &[],
-        );
     }
-    problem(
-        "401",
-        "`unauthorized`: no token, or one that is not accepted",
-        &[("WWW-Authenticate", "`Bearer`")],
-    );
-    if writes {
-        problem("403", "`forbidden`: the token may only read", &[]);
-    }
-    if has_body {
-        problem("413", "`body_too_large`: more than 16 KiB", &[]);
-        problem("415", "`unsupported_media_type`: not JSON", &[]);
-    }
-    if writes || has_query {
-        problem("422", "`invalid_field`: `field` is not acceptable", &[]);
-    }
-    problem("500", "`internal`: the server's log says why", &[]);
-    problem(
-        "503",
-        "`database_unavailable`, `timeout`: try again",
-        &[("Retry-After", "Seconds")],
-    );
+    Ok(())
 }
 
 const WAIT_HEADERS: [(&str, &str); 2] = [

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::HeaderMap;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::post;
 use axum::{Json, Router};
@@ -17,8 +16,9 @@ use sqlx::PgPool;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::error::{ApiError, not_found};
-use super::limit_time;
+use super::error::ApiError;
+use super::problems::{MALFORMED_JSON, PROVIDER_NOT_FOUND, RECEIPT_NOT_UNDERSTOOD};
+use super::{json, limit_time};
 use crate::sms::metrics;
 use crate::sms::providers::Providers;
 use crate::sms::receipts::{self, ReceiptRules};
@@ -66,8 +66,8 @@ async fn take(
         metrics::receipt("none", "no_provider");
     }
     let rules = rules.ok_or_else(|| {
-        not_found(
-            "provider_not_found",
+        Problem::of(
+            &PROVIDER_NOT_FOUND,
             "no provider of this name sends receipts",
         )
     })?;
@@ -103,33 +103,10 @@ fn is_allowed(rules: &ReceiptRules, headers: &HeaderMap) -> bool {
 }
 
 async fn read(rules: &ReceiptRules, request: Request) -> Result<receipts::Receipt, Problem> {
-    let body = Bytes::from_request(request, &())
-        .await
-        .map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                format!("the body is larger than {MAX_BODY} bytes"),
-            ),
-            _ => Problem::new(
-                StatusCode::BAD_REQUEST,
-                "malformed_json",
-                "the body could not be read",
-            ),
-        })?;
-    let body: Value = serde_json::from_slice(&body).map_err(|_| {
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            "malformed_json",
-            "the body is not JSON",
-        )
-    })?;
-    rules.read(&body).map_err(|error| {
-        let detail = format!("the receipt {error}");
-        Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "receipt_not_understood",
-            detail,
-        )
-    })
+    let body = json::read(request, &(), MAX_BODY).await?;
+    let body: Value = serde_json::from_slice(&body)
+        .map_err(|_| Problem::of(&MALFORMED_JSON, "the body is not JSON"))?;
+    rules
+        .read(&body)
+        .map_err(|error| Problem::of(&RECEIPT_NOT_UNDERSTOOD, format!("the receipt {error}")))
 }

@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use service_runtime::problem::Problem;
+use service_runtime::query::{known, parameter};
 use sqlx::PgPool;
 use utoipa::ToSchema;
 
@@ -42,10 +43,12 @@ pub async fn list(State(pool): State<PgPool>) -> Result<Json<Replicas>, ApiError
     Ok(Json(Replicas { replicas }))
 }
 
+/// Texts, so that an error can name the parameter.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct WaitQuery {
     wait: Option<String>,
-    wait_seconds: Option<u64>,
+    wait_seconds: Option<String>,
 }
 
 /// With `?wait=all`, answers a write when every live replica has applied it, or names those that have not. The answer
@@ -86,17 +89,14 @@ pub async fn wait_for_replicas(
 
 /// How long to wait, if at all.
 fn deadline(request: &Request) -> Result<Option<Duration>, Problem> {
-    if request.method() == Method::GET {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(None);
     }
-    let Ok(Query(query)) = Query::<WaitQuery>::try_from_uri(request.uri()) else {
-        let detail = format!("must be an integer from 1 to {MAX_WAIT}");
-        return Err(Problem::invalid_field("wait_seconds", detail));
-    };
-    let seconds = query.wait_seconds.unwrap_or(DEFAULT_WAIT);
+    let query = known(Query::<WaitQuery>::try_from_uri(request.uri()))?;
+    let must_be = format!("must be an integer from 1 to {MAX_WAIT}");
+    let seconds = parameter("wait_seconds", query.wait_seconds, &must_be)?.unwrap_or(DEFAULT_WAIT);
     if !(1..=MAX_WAIT).contains(&seconds) {
-        let detail = format!("must be an integer from 1 to {MAX_WAIT}");
-        return Err(Problem::invalid_field("wait_seconds", detail));
+        return Err(Problem::invalid_field("wait_seconds", must_be));
     }
     match query.wait.as_deref() {
         None => Ok(None),

@@ -3,11 +3,13 @@
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use service_runtime::problem::Problem;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::error::{ApiError, not_found};
+use super::error::ApiError;
 use super::openapi::{PROBLEM, ProblemBody};
+use super::problems::SMS_NOT_FOUND;
 use crate::sms::{self, SmsStatus};
 
 /// What became of an SMS
@@ -21,7 +23,7 @@ pub async fn get(
     State(pool): State<PgPool>,
     message_id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<Json<SmsStatus>, ApiError> {
-    let unknown = || not_found("sms_not_found", "no such SMS has come from the queue");
+    let unknown = || Problem::of(&SMS_NOT_FOUND, "no such SMS has come from the queue");
     let Path(message_id) = message_id.map_err(|_| unknown())?;
     let status = sms::find(&pool, message_id).await?;
     Ok(Json(status.ok_or_else(unknown)?))

@@ -12,7 +12,7 @@ use sqlx::postgres::PgPoolOptions;
 use tower::ServiceExt;
 
 use super::auth::AdminTokenArgs;
-use super::{ApiState, router};
+use super::{ApiState, problems, router};
 use crate::keys::{self, ApiKeyMode, KeyArgs, KeyRing};
 use crate::token::Token;
 
@@ -153,6 +153,14 @@ async fn an_unknown_path_is_404_and_a_wrong_method_405_with_allow() {
         (status.as_u16(), &problem["code"]),
         (404, &"not_found".into())
     );
+    for (method, path, expected) in [
+        ("POST", "/admin/v1/nothing?limit=1", 404),
+        ("PUT", "/admin/v1/users?limit=1", 405),
+        ("TRACE", "/admin/v1/audit?limit=1", 405),
+    ] {
+        let (status, ..) = send(method, path, "").await;
+        assert_eq!(status, expected, "{method} {path}");
+    }
     let (status, headers, problem) = send("PUT", "/admin/v1/users/1", "").await;
     assert_eq!(
         (status.as_u16(), &problem["code"]),
@@ -255,12 +263,24 @@ async fn parameters_of_the_list_are_checked_by_name() {
         ("limit=1001", 422),
         ("limit=ten", 422),
         ("cursor=x", 422),
-        ("sort=name", 400),
+        ("sort=name", 422),
+        ("limit=1&limit=2", 422),
     ] {
         let (answered, _, problem) = send("GET", &format!("/admin/v1/users?{query}"), "").await;
         assert_eq!(answered.as_u16(), status, "{query}");
         let named = query.split('=').next().unwrap_or_default();
-        assert!(problem.to_string().contains(named), "{problem}");
+        assert_eq!(problem["field"], named, "{problem}");
+    }
+    for query in [
+        "wait=some",
+        "wait_seconds=26",
+        "wait_seconds=ten",
+        "sort=name",
+    ] {
+        let path = format!("/admin/v1/users/1?{query}");
+        let (answered, _, problem) = send("DELETE", &path, "").await;
+        let named = query.split('=').next().unwrap_or_default();
+        assert_eq!((answered.as_u16(), &problem["field"]), (422, &named.into()));
     }
 }
 
@@ -333,15 +353,68 @@ async fn an_unreachable_database_is_503_with_retry_after() {
     }
 }
 
-#[tokio::test]
-async fn the_description_is_openapi_3_1_needs_no_token_and_tells_what_any_request_may_meet() {
-    let request = Request::get("/openapi.json").body(Body::empty());
+/// Of a path that needs no token.
+async fn open(path: &str) -> (u16, HeaderMap, String) {
+    let request = Request::get(path).body(Body::empty());
     let response = api().oneshot(request.expect("a valid request")).await;
     let (parts, body) = response.expect("infallible").into_parts();
-    assert_eq!(parts.status, StatusCode::OK);
-    assert_eq!(parts.headers[header::CONTENT_TYPE], "application/json");
     let body = to_bytes(body, 1 << 20).await.expect("a short body");
-    let api: Value = serde_json::from_slice(&body).expect("JSON");
+    let text = String::from_utf8_lossy(&body).into_owned();
+    (parts.status.as_u16(), parts.headers, text)
+}
+
+#[tokio::test]
+async fn the_type_of_a_problem_leads_to_its_place_on_the_page() {
+    let (status, _, page) = open("/errors").await;
+    assert_eq!(status, 200);
+    for kind in problems::catalogue() {
+        let (status, headers, _) = open(&kind.uri()).await;
+        let place = headers[header::LOCATION].to_str().expect("text");
+        let expected = format!("/errors#{}", kind.code);
+        assert_eq!((status, place), (303, expected.as_str()));
+        let anchor = format!("id=\"{}\"", kind.code);
+        assert!(page.contains(&anchor), "{anchor}");
+    }
+    assert_eq!(open("/errors/no_such_code").await.0, 404);
+    let (_, _, problem) = send("GET", "/admin/v1/users/alice", "").await;
+    assert_eq!(problem["type"], "/errors/user_not_found");
+    assert_eq!(problem["retry"], false);
+}
+
+#[tokio::test]
+async fn each_code_that_the_description_tells_is_of_the_catalogue_and_each_of_its_kinds_is_told() {
+    let (_, _, text) = open("/openapi.json").await;
+    let api: Value = serde_json::from_str(&text).expect("JSON");
+    let mut untold = problems::catalogue();
+    untold.retain(|kind| !problems::BESIDE.contains(kind));
+    let operations = api["paths"].as_object().expect("paths").values();
+    for operation in operations.flat_map(|path| path.as_object().expect("methods").values()) {
+        let answers = operation["responses"].as_object().expect("answers");
+        for (status, answer) in answers
+            .iter()
+            .filter(|(status, _)| status.as_str() >= "400")
+        {
+            let description = answer["description"].as_str().expect("a description");
+            let code = description.split('`').nth(1).expect("a code");
+            assert!(!code.is_empty(), "{description}");
+            // Codes stand between backticks.
+            for code in description.split('`').skip(1).step_by(2) {
+                let kind = problems::catalogue().into_iter().find(|it| it.code == code);
+                let kind = kind.unwrap_or_else(|| panic!("{code} is of no catalogue"));
+                assert_eq!(kind.status.as_str(), status, "{description}");
+                untold.retain(|it| *it != kind);
+            }
+        }
+    }
+    assert!(untold.is_empty(), "{untold:?}");
+}
+
+#[tokio::test]
+async fn the_description_is_openapi_3_1_needs_no_token_and_tells_what_any_request_may_meet() {
+    let (status, headers, text) = open("/openapi.json").await;
+    assert_eq!(status, 200);
+    assert_eq!(headers[header::CONTENT_TYPE], "application/json");
+    let api: Value = serde_json::from_str(&text).expect("JSON");
     assert!(
         api["openapi"]
             .as_str()

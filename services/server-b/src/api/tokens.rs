@@ -5,12 +5,14 @@ use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use service_runtime::problem::Problem;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::error::{ApiError, not_found};
+use super::error::ApiError;
 use super::json::JsonBody;
 use super::openapi::{PROBLEM, ProblemBody};
+use super::problems::TOKEN_NOT_FOUND;
 use crate::tokens::{CreatedToken, Role, Token, Tokens};
 
 /// A token to make.
@@ -67,7 +69,7 @@ pub async fn revoke(
     tokens: Tokens,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    let unknown = |_| not_found("token_not_found", "there is no token of that name");
+    let unknown = |_| Problem::of(&TOKEN_NOT_FOUND, "there is no token of that name");
     let Path(name) = name.map_err(unknown)?;
     tokens.revoke(name).await?;
     Ok(StatusCode::NO_CONTENT)

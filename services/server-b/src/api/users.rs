@@ -8,15 +8,16 @@ use axum::response::IntoResponse;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use service_runtime::problem::Problem;
+use service_runtime::query::{known, parameter, time};
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 use wire_contract::UserId;
 
-use super::error::{ApiError, not_found};
+use super::error::ApiError;
 use super::etag::{IfMatch, etag};
 use super::json::{JsonBody, present};
 use super::openapi::{IfMatchParam, PROBLEM, ProblemBody, UserIdParam};
-use super::query::{known, parameter, time};
+use super::problems::{KEY_NOT_FOUND, USER_NOT_FOUND};
 use crate::keys::{KeyRing, NewKey};
 use crate::users::{
     CreatedUser, MAX_PAGE, NewUser, Rotation, User, UserChanges, UserFilter, UserKey, UserPage,
@@ -294,7 +295,7 @@ pub async fn revoke_key(
     path: Result<Path<(UserId, i64)>, PathRejection>,
     IfMatch(if_version): IfMatch,
 ) -> Result<StatusCode, ApiError> {
-    let unknown = |_| not_found("key_not_found", "a user_id and a key_id are integers");
+    let unknown = |_| Problem::of(&KEY_NOT_FOUND, "a user_id and a key_id are integers");
     let Path((user_id, key_id)) = path.map_err(unknown)?;
     users.revoke_key(user_id, key_id, if_version).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -308,6 +309,6 @@ fn given_or_generated(key: Option<SecretString>) -> Result<NewKey, ApiError> {
 fn existing(user_id: &UserIdPath) -> Result<UserId, Problem> {
     match user_id {
         Ok(Path(user_id)) => Ok(*user_id),
-        Err(_) => Err(not_found("user_not_found", "a user_id is an integer")),
+        Err(_) => Err(Problem::of(&USER_NOT_FOUND, "a user_id is an integer")),
     }
 }

@@ -1,12 +1,12 @@
 //! `server-b dead-letters …`: what could not become a row, in `sms_outbound_queue.dead`.
 
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use serde::Serialize;
 use service_runtime::amqp::Connector;
 use service_runtime::config::AmqpArgs;
 
-use super::output::{Output, print_json};
+use super::output::{Output, columns, print_json};
 use crate::sms::dead_letters::{DeadLetter, DeadQueue, Fate};
 
 pub const EXAMPLES: &str = "Examples:
@@ -197,14 +197,7 @@ impl From<&DeadLetter> for Shown {
 }
 
 fn table(letters: &[Listed]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header([
-        "MESSAGE_ID",
-        "TYPE",
-        "DEAD_SINCE",
-        "BYTES",
-        "REASON",
-    ]);
+    let mut table = columns(["MESSAGE_ID", "TYPE", "DEAD_SINCE", "BYTES", "REASON"]);
     for letter in letters {
         table.add_row([
             letter.message_id.clone(),

@@ -12,6 +12,7 @@ use service_runtime::config::DatabaseArgs;
 use super::connect_migrated;
 use super::output::open;
 use super::progress::Progress;
+use super::replicas::WaitArgs;
 use super::rows::{FAULTS_SHOWN, Fault, Faults, Rows};
 use crate::actor::Actor;
 use crate::keys::{KeyArgs, KeyRing};
@@ -24,7 +25,7 @@ The whole file is imported, or nothing of it: users that it changes are locked u
 
 Examples:
   server-b users import users.csv --generated-keys-out keys.csv
-  server-b users import users.csv --on-conflict update
+  server-b users import users.csv --on-conflict update --wait --wait-seconds 300
   zcat users.csv.gz | server-b users import - --generated-keys-out keys.csv";
 
 /// Rows in one step.
@@ -45,6 +46,8 @@ pub struct ImportArgs {
     database: DatabaseArgs,
     #[command(flatten)]
     keys: KeyArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
 pub async fn run(args: ImportArgs) -> anyhow::Result<()> {
@@ -68,13 +71,13 @@ pub async fn run(args: ImportArgs) -> anyhow::Result<()> {
         "{} users created, {} updated, {} skipped",
         done.created, done.updated, done.skipped
     );
-    Ok(())
+    args.wait.wait(&pool).await
 }
 
 /// What comes from a pipe is kept on disk first: a transaction must not wait for it.
 fn spool(path: &Path) -> anyhow::Result<Box<dyn Read>> {
     let mut input = open(path)?;
-    if path != Path::new("-") {
+    if path != Path::new("-") && path.metadata().is_ok_and(|it| it.is_file()) {
         return Ok(input);
     }
     let mut file = tempfile::tempfile().context("cannot make a temporary file")?;

@@ -2,12 +2,12 @@
 
 use anyhow::ensure;
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use serde::Serialize;
 use service_runtime::config::DatabaseArgs;
 
 use super::connect_migrated;
-use super::output::{Output, print_json, time_text};
+use super::output::{Output, columns, print_json, print_list, time_text};
 use super::progress::Progress;
 use super::replicas::WaitArgs;
 use super::users::{find, users};
@@ -91,12 +91,7 @@ pub async fn run(command: KeysCommand) -> anyhow::Result<()> {
 async fn list(args: ListArgs) -> anyhow::Result<()> {
     let users = users(&connect_migrated(&args.database).await?);
     let keys = users.keys(find(&users, &args.user).await?).await?;
-    match args.output {
-        Output::Json => print_json(&keys)?,
-        Output::Table if keys.is_empty() => println!("no keys"),
-        Output::Table => println!("{}", key_table(&keys)),
-    }
-    Ok(())
+    print_list(args.output, &keys, "keys", key_table)
 }
 
 async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
@@ -147,8 +142,7 @@ async fn reseal(args: ResealArgs) -> anyhow::Result<()> {
 }
 
 pub fn key_table(keys: &[UserKey]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header([
+    let mut table = columns([
         "KEY_ID",
         "KEY",
         "CURRENT",
@@ -173,10 +167,7 @@ pub fn key_table(keys: &[UserKey]) -> Table {
 }
 
 fn ring_table(result: &Report) -> Table {
-    let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_header(["SEALING_KEY", "API_KEYS", "WAITING_EVENTS"]);
+    let mut table = columns(["SEALING_KEY", "API_KEYS", "WAITING_EVENTS"]);
     for row in &result.sealed_with {
         table.add_row([
             row.key_id.map_or("none".to_owned(), |id| id.to_string()),

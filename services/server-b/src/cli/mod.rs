@@ -1,5 +1,6 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 not understood.
 
+mod audit_log;
 mod dead_letters;
 mod full_sync;
 mod import;
@@ -14,21 +15,18 @@ mod tokens;
 mod users;
 
 use anyhow::{Context, ensure};
-use clap::builder::BoolishValueParser;
-use clap::parser::ValueSource;
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use service_runtime::config::{AdminArgs, AmqpArgs, DatabaseArgs, ListenArgs, TelemetryArgs};
+use clap::{Args, Parser, Subcommand};
+use service_runtime::config::{
+    self, AdminArgs, AmqpArgs, DatabaseArgs, ListenArgs, MigrationArgs, TelemetryArgs,
+};
 use service_runtime::database;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::PgPool;
 use tracing::{Instrument, Span};
 
 use crate::api::AdminTokenArgs;
 use crate::keys::KeyArgs;
 use crate::sms::config::SmsArgs;
 use crate::{MIGRATOR, serve};
-
-/// What is logged by commands that answer on the terminal, unless LOG says otherwise.
-const QUIET: &str = "warn";
 
 /// The source of truth for users: publishes each change, processes SMS.
 #[derive(Debug, Parser)]
@@ -53,6 +51,9 @@ enum Command {
     /// Show every live replica of server A: its position, and whether its cache is proven equal to the database
     #[command(after_help = replicas::EXAMPLES)]
     Replicas(replicas::ReplicasArgs),
+    /// Show who has changed what: users, keys, tokens, full syncs
+    #[command(after_help = audit_log::EXAMPLES)]
+    AuditLog(audit_log::AuditLogArgs),
     /// Look through the SMS that could not be stored, put them back into the queue, or delete them
     #[command(subcommand, after_help = dead_letters::EXAMPLES)]
     DeadLetters(dead_letters::DeadLettersCommand),
@@ -110,25 +111,14 @@ pub struct ServeArgs {
         env = "AUDIT_LOG_RETENTION_DAYS",
         default_value_t = 365,
         value_name = "DAYS",
-        value_parser = clap::value_parser!(u32).range(1..=36_500),
+        value_parser = clap::value_parser!(u16).range(1..=36_500),
         help_heading = "Audit"
     )]
-    pub audit_log_retention_days: u32,
+    pub audit_log_retention_days: u16,
 
-    /// Bring the schema up to date first; `--migrate=false` where a job of its own does it
-    #[arg(
-        long,
-        env = "MIGRATE",
-        default_value = "true",
-        default_missing_value = "true",
-        num_args = 0..=1,
-        require_equals = true,
-        action = ArgAction::Set,
-        value_parser = BoolishValueParser::new(),
-        value_name = "BOOL",
-        help_heading = "PostgreSQL"
-    )]
-    pub migrate: bool,
+    /// The schema.
+    #[command(flatten)]
+    pub migration: MigrationArgs,
 }
 
 #[derive(Debug, Args)]
@@ -141,13 +131,8 @@ impl Cli {
     /// Parses the command line and the environment; exits when asked for help or not understood.
     #[must_use]
     pub fn from_command_line() -> Self {
-        let matches = Self::command().get_matches();
-        let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-        let log_is_default = matches.value_source("log") == Some(ValueSource::DefaultValue);
-        if log_is_default && !matches!(cli.command, Command::Serve(_)) {
-            QUIET.clone_into(&mut cli.telemetry.log);
-        }
-        cli
+        let answers = |cli: &Self| !matches!(cli.command, Command::Serve(_));
+        config::command_line(answers, |cli| &mut cli.telemetry)
     }
 
     /// Runs the command.
@@ -155,10 +140,12 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(*args).await,
             Command::Migrate(args) => {
-                database::migrate(&connect(&args.database).await?, &MIGRATOR).await
+                let pool = database::reached_pool("server-b", &args.database).await?;
+                database::migrate(&pool, &MIGRATOR).await
             }
             Command::Replicas(args) => replicas::run(args).await,
             Command::FullSync(args) => full_sync::run(args).await,
+            Command::AuditLog(args) => audit_log::run(args).await,
             Command::DeadLetters(command) => dead_letters::run(command).await,
             Command::Keys(command) => {
                 let span = command_span("keys", command.name());
@@ -185,22 +172,9 @@ fn command_span(group: &'static str, name: &'static str) -> Span {
     )
 }
 
-/// A pool whose database has been reached once: a command has nobody to retry for.
-async fn connect(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
-    let pool = database::pool("server-b", args)?;
-    // Not through the pool, which would hide the cause behind its own time limit.
-    PgConnection::connect_with(&pool.connect_options())
-        .await
-        .context("cannot connect to the database that DATABASE_URL names")?
-        .close()
-        .await
-        .context("the database went away")?;
-    Ok(pool)
-}
-
-/// The same, and the tables are there.
+/// A pool whose database has been reached, with the tables there.
 async fn connect_migrated(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
-    let pool = connect(args).await?;
+    let pool = database::reached_pool("server-b", args).await?;
     // A table of the newest migration that commands need.
     let migrated: bool = sqlx::query_scalar("SELECT to_regclass('admin_tokens') IS NOT NULL")
         .fetch_one(&pool)

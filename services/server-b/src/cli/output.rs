@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use comfy_table::{Table, presets};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -21,6 +22,28 @@ pub enum Output {
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
+}
+
+/// A list, as it is wanted; a table without rows would look like a fault.
+pub fn print_list<T: Serialize>(
+    output: Output,
+    list: &[T],
+    what: &str,
+    table: impl FnOnce(&[T]) -> Table,
+) -> anyhow::Result<()> {
+    match output {
+        Output::Json => print_json(&list)?,
+        Output::Table if list.is_empty() => println!("no {what}"),
+        Output::Table => println!("{}", table(list)),
+    }
+    Ok(())
+}
+
+/// A table with such columns, without lines.
+pub fn columns<const N: usize>(names: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(names);
+    table
 }
 
 /// A file, or stdin for `-`.

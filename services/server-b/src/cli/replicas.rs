@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use clap::Args;
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use service_runtime::config::DatabaseArgs;
 use sqlx::PgPool;
 use time::format_description::well_known::Rfc3339;
 
 use super::connect_migrated;
-use super::output::{Output, print_json};
+use super::output::{Output, columns, print_json};
 use crate::replicas::{self, LiveReplica, Until, Waited};
 
 pub const EXAMPLES: &str = "Examples:
@@ -87,8 +87,7 @@ fn refuse_waiting(waited: &Waited, what: &str) -> anyhow::Result<()> {
 }
 
 fn table(replicas: &[LiveReplica]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header([
+    let mut table = columns([
         "INSTANCE",
         "READY",
         "APPLIED",

@@ -49,7 +49,7 @@ fn migrate_can_be_switched_off_and_secrets_are_not_shown() {
         let text = format!("{cli:?}");
         assert!(!text.contains("canary"), "{text}");
         match cli.command {
-            Command::Serve(args) => args.migrate,
+            Command::Serve(args) => args.migration.migrate,
             other => panic!("{other:?}"),
         }
     };

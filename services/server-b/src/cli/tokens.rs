@@ -1,12 +1,12 @@
 //! `server-b tokens …`: who may call the admin API.
 
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use service_runtime::config::DatabaseArgs;
 use time::OffsetDateTime;
 
 use super::connect_migrated;
-use super::output::{Output, parse_time, print_json, time_text};
+use super::output::{Output, columns, parse_time, print_json, print_list, time_text};
 use crate::actor::Actor;
 use crate::tokens::{Role, Token, Tokens};
 
@@ -104,12 +104,7 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
 
 async fn list(args: ListArgs) -> anyhow::Result<()> {
     let tokens = open(&args.database).await?.list().await?;
-    match args.output {
-        Output::Json => print_json(&tokens)?,
-        Output::Table if tokens.is_empty() => println!("no tokens"),
-        Output::Table => println!("{}", table(&tokens)),
-    }
-    Ok(())
+    print_list(args.output, &tokens, "tokens", table)
 }
 
 async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
@@ -119,8 +114,7 @@ async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
 }
 
 fn table(tokens: &[Token]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header([
+    let mut table = columns([
         "NAME",
         "ROLE",
         "TOKEN",

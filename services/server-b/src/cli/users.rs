@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use serde::Serialize;
 use service_runtime::config::DatabaseArgs;
 use sqlx::PgPool;
@@ -15,7 +15,7 @@ use wire_contract::UserId;
 use super::connect_migrated;
 use super::import::{self, ImportArgs};
 use super::keys::key_table;
-use super::output::{Output, open, parse_time, print_json, time_text};
+use super::output::{Output, columns, open, parse_time, print_json, time_text};
 use super::replicas::WaitArgs;
 use crate::actor::Actor;
 use crate::keys::{KeyArgs, KeyRing, NewKey};
@@ -360,8 +360,7 @@ fn given_or_generated(file: Option<&Path>) -> anyhow::Result<NewKey> {
 }
 
 fn table(users: &[User]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header([
+    let mut table = columns([
         "USER_ID",
         "USERNAME",
         "ACTIVE",

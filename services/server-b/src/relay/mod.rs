@@ -13,10 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use futures_util::FutureExt;
 use parking_lot::RwLock;
 use serde::Serialize;
-use service_runtime::amqp::{Connector, Publisher, declare_exchange};
+use service_runtime::amqp::{Connector, Publisher, PublisherTask};
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use time::OffsetDateTime;
@@ -27,11 +26,11 @@ use wire_contract::specs;
 use crate::keys::KeyRing;
 use crate::lock::{self, Lock};
 use crate::replicas;
-use numbering::{Fenced, RelayState};
+use numbering::{Batch, Fenced, RelayState};
 pub use publish::{bookmark_of, confirmed_prefix};
 
 /// Rows numbered and published at a time.
-const BATCH: i64 = 500;
+const BATCH: i64 = 2_000;
 /// How often a relay that is not asleep looks for rows.
 const POLL: Duration = Duration::from_millis(2);
 /// Idle for so long, it goes to sleep: the trigger notifies then.
@@ -45,8 +44,9 @@ const NO_ANSWER: &str = "database or broker do not answer";
 const BOOKMARK_EVERY: Duration = Duration::from_secs(1);
 /// How often a relay without a broker shortens its backlog; more seldom when that takes long.
 const COALESCE_EVERY: Duration = Duration::from_millis(500);
-/// Pause after shortening the backlog, in multiples of the time that it took.
-const COALESCE_PAUSE: u32 = 10;
+/// Pause after shortening the backlog, in multiples of the time that it took: between two vacuums of the outbox that grows to
+/// several times what it is at first, and the backlog grows in the pause.
+const COALESCE_PAUSE: u32 = 3;
 /// Pause after an error.
 const RETRY: Duration = Duration::from_millis(500);
 /// So long a leader that has no broker keeps the lead in any case, and then leaves it for a while to a server B that has one.
@@ -85,19 +85,9 @@ pub struct Relay {
 
 /// The publisher of `config_events_exchange`: relay and full sync share it, so that what one process
 /// publishes keeps its order.
-pub fn publisher(
-    connector: Connector,
-    shutdown: CancellationToken,
-) -> (
-    Publisher,
-    impl Future<Output = anyhow::Result<()>> + Send + 'static,
-) {
-    Publisher::new(
-        connector,
-        "config events",
-        |channel| async move { declare_exchange(&channel, &specs::config_events()).await }.boxed(),
-        shutdown,
-    )
+#[must_use]
+pub fn publisher(connector: Connector, shutdown: CancellationToken) -> (Publisher, PublisherTask) {
+    Publisher::to_exchange(connector, "config events", specs::config_events(), shutdown)
 }
 
 /// How long the relay may wait before it looks again.
@@ -163,6 +153,7 @@ impl Relay {
             leadership,
             listener,
             published: None,
+            next: None,
             number: state.term,
             last_work: Instant::now(),
             last_bookmark: None,
@@ -180,8 +171,10 @@ struct Term<'a> {
     relay: &'a Relay,
     leadership: Lock,
     listener: PgListener,
-    /// What has been published and confirmed; `None` while rows of a former term may be left over.
+    /// What has been published and confirmed; `None` while something may not be: rows of a former term, or a batch.
     published: Option<RelayState>,
+    /// What has its numbers already, and is to be published next.
+    next: Option<Batch>,
     number: i64,
     last_work: Instant,
     last_bookmark: Option<Instant>,
@@ -189,8 +182,8 @@ struct Term<'a> {
     asleep: bool,
     /// Since when there is none.
     no_broker: Option<Instant>,
-    /// The last batch was full, or may have been in the term before: coalescing may have put a key's new holder before the
-    /// change by which its old one lost it, so digests agree only at the end of the backlog.
+    /// The last batch that was numbered was full, or may have been in the term before: coalescing may have put a key's new
+    /// holder before the change by which its old one lost it, so digests agree only at the end of the backlog.
     in_backlog: bool,
     /// When, by the database's clock, all that was committed had a number; unknown at first.
     caught_up: Option<OffsetDateTime>,
@@ -247,22 +240,27 @@ impl Term<'_> {
     }
 
     async fn relay_batch(&mut self) -> anyhow::Result<Next> {
-        let look = numbering::number(&self.relay.pool, self.number, BATCH).await?;
-        let (caught_up, left_nothing) = (self.caught_up, look.left_nothing(BATCH));
-        if left_nothing {
-            self.caught_up = self.caught_up.max(Some(look.at));
-        }
-        self.in_backlog = !left_nothing;
-        let Some(mut batch) = look.batch else {
-            return Ok(Next::Idle);
+        let batch = match self.next.take() {
+            Some(batch) => batch,
+            None => match self.number().await? {
+                Some(batch) => batch,
+                None => return Ok(Next::Idle),
+            },
         };
-        if let Some(caught_up) = caught_up {
-            batch.committed_after(caught_up);
-        }
         self.asleep = false;
         self.last_work = Instant::now();
         self.published = None;
-        publish::publish(self.relay, &batch.rows).await?;
+        let published = publish::publish(self.relay, &batch.rows);
+        // In a backlog the next rows get their numbers while the broker confirms these; but for a bookmark, which must find
+        // all that has a number published.
+        if self.in_backlog && !self.is_bookmark_due() {
+            let (published, next) = tokio::join!(published, self.number());
+            // First whether another leads: then it does not matter what was confirmed.
+            self.next = next?;
+            published?;
+        } else {
+            published.await?;
+        }
         let mut status = self.relay.status.write();
         status.epoch = batch.state.epoch;
         status.sequence = batch.state.sequence;
@@ -270,12 +268,33 @@ impl Term<'_> {
         Ok(Next::AtOnce)
     }
 
+    /// Gives numbers to what waits, if anything does.
+    async fn number(&mut self) -> anyhow::Result<Option<Batch>> {
+        let look = numbering::number(&self.relay.pool, self.number, BATCH).await?;
+        let (caught_up, left_nothing) = (self.caught_up, look.left_nothing(BATCH));
+        if left_nothing {
+            self.caught_up = self.caught_up.max(Some(look.at));
+        }
+        self.in_backlog = !left_nothing;
+        let mut batch = look.batch;
+        if let (Some(batch), Some(caught_up)) = (&mut batch, caught_up) {
+            batch.committed_after(caught_up);
+        }
+        Ok(batch)
+    }
+
+    fn is_bookmark_due(&self) -> bool {
+        self.last_bookmark
+            .is_none_or(|at| at.elapsed() >= BOOKMARK_EVERY)
+    }
+
     /// Tells replicas what the users amount to, once a second; a lost bookmark is followed by another.
     async fn bookmark(&mut self) -> anyhow::Result<()> {
-        let due = self
-            .last_bookmark
-            .is_none_or(|at| at.elapsed() >= BOOKMARK_EVERY);
-        let (true, Some(published)) = (due, &mut self.published) else {
+        // What has its numbers ahead is published first: no bookmark could be told in between, and its turn would be lost.
+        if !self.is_bookmark_due() || self.next.is_some() {
+            return Ok(());
+        }
+        let Some(published) = &mut self.published else {
             return Ok(());
         };
         self.last_bookmark = Some(Instant::now());
@@ -314,6 +333,7 @@ impl Term<'_> {
     /// Without a broker the backlog must not grow with every change, only with every changed user.
     async fn wait_for_broker(&mut self) -> anyhow::Result<()> {
         self.published = None;
+        self.next = None;
         self.no_broker.get_or_insert_with(Instant::now);
         if self.asleep {
             // Nobody will listen for a while: writers need not notify.

@@ -80,7 +80,7 @@ pub struct OutboxRow {
     /// When the oldest change that it stands for was committed, or somewhat before: when that was made, where nothing better
     /// is known.
     pub committed_at: OffsetDateTime,
-    /// Traces of the older changes that it stands for.
+    /// Traces of the older changes that it stands for, one each, empty or not.
     #[sqlx(skip)]
     pub superseded_traces: Vec<TraceContext>,
 }
@@ -90,6 +90,11 @@ impl OutboxRow {
     #[must_use]
     pub fn trace(&self) -> TraceContext {
         TraceContext::received(self.traceparent.clone(), self.tracestate.clone())
+    }
+
+    /// Whether it stands for older changes of this batch.
+    fn is_merged(&self) -> bool {
+        !self.superseded_traces.is_empty()
     }
 
     /// Takes over what an older change of the same user leaves: the image from before it, since when it waits, its traces.
@@ -158,13 +163,14 @@ pub struct Fenced {
 ///
 /// Newest by version: where one statement writes both a user and its keys, a trigger that runs within another's writes its
 /// row first, so ids may be in the reverse order.
-pub fn plan(mut all: Vec<OutboxRow>, mut state: RelayState) -> anyhow::Result<Batch> {
+#[must_use]
+pub fn plan(mut all: Vec<OutboxRow>, mut state: RelayState) -> Batch {
     all.sort_unstable_by_key(|row| (row.user_id, row.version));
     let mut superseded = Vec::new();
     let mut rows: Vec<OutboxRow> = Vec::with_capacity(all.len());
     for mut row in all {
         // Each of them, not only the first and the last: what lies between may be in another batch.
-        state.fold(&row)?;
+        state.fold(&row);
         if let Some(older) = rows.pop_if(|last| last.user_id == row.user_id) {
             superseded.push(older.id);
             row.stand_for(older);
@@ -177,24 +183,23 @@ pub fn plan(mut all: Vec<OutboxRow>, mut state: RelayState) -> anyhow::Result<Ba
         row.epoch = state.epoch;
         row.sequence = state.sequence;
     }
-    Ok(Batch {
+    Batch {
         rows,
         superseded,
         state,
-    })
+    }
 }
 
 impl RelayState {
-    fn fold(&mut self, row: &OutboxRow) -> anyhow::Result<()> {
+    fn fold(&mut self, row: &OutboxRow) {
         if let Some(Json(old)) = &row.old_image {
-            self.digest -= old.digest()?;
+            self.digest -= old.digest();
             self.user_count -= 1;
         }
         if let Some(Json(new)) = &row.new_image {
-            self.digest += new.digest()?;
+            self.digest += new.digest();
             self.user_count += 1;
         }
-        Ok(())
     }
 }
 
@@ -315,22 +320,40 @@ pub async fn number(pool: &PgPool, term: i64, limit: i64) -> anyhow::Result<Look
 }
 
 async fn number_batch(pool: &PgPool, term: i64, limit: i64) -> anyhow::Result<Batch> {
-    let mut transaction = pool.begin().await.context("cannot begin numbering")?;
+    let mut transaction = (pool.begin_with(NUMBERING))
+        .await
+        .context("cannot begin numbering")?;
     let state = lock_state(&mut transaction, term).await?;
+    let (users, seen): (Vec<i64>, String) = sqlx::query_as(
+        "SELECT array(SELECT user_id FROM outbox WHERE sequence IS NULL ORDER BY id LIMIT $1), pg_current_snapshot()::text",
+    )
+    .bind(limit)
+    .fetch_one(&mut *transaction)
+    .await
+    .context("cannot look whose changes come next")?;
+    if users.len() > FEW {
+        // Planned with the lists before its eyes, PostgreSQL hashes them.
+        sqlx::query("SET LOCAL plan_cache_mode = force_custom_plan")
+            .execute(&mut *transaction)
+            .await
+            .context("cannot set how PostgreSQL plans")?;
+    }
     let rows: Vec<OutboxRow> = sqlx::query_as(
         "SELECT id, 0::bigint AS epoch, 0::bigint AS sequence, user_id, version, old_image, new_image,
                 traceparent, tracestate, occurred_at, coalesce(waiting_since, occurred_at) AS committed_at
          FROM outbox
          -- All of a user, beyond the limit, too: parts of a statement must not be numbered, or coalesced, apart.
-         WHERE sequence IS NULL AND user_id IN (
-             SELECT user_id FROM outbox WHERE sequence IS NULL ORDER BY id LIMIT $1)
-         ORDER BY id",
+         WHERE sequence IS NULL AND user_id = ANY($1)
+           -- What was committed since may be a part of a change that others are in, too, such as a key that moves: a digest
+           -- between the two would be nobody's.
+           AND pg_visible_in_snapshot(txid, $2::text::pg_snapshot)",
     )
-    .bind(limit)
+    .bind(&users)
+    .bind(seen)
     .fetch_all(&mut *transaction)
     .await
     .context("cannot read the outbox")?;
-    let batch = plan(rows, state)?;
+    let batch = plan(rows, state);
     store(&mut transaction, &batch).await?;
     transaction
         .commit()
@@ -338,6 +361,13 @@ async fn number_batch(pool: &PgPool, term: i64, limit: i64) -> anyhow::Result<Ba
         .context("cannot commit numbers")?;
     Ok(batch)
 }
+
+/// The outbox is empty most of the time, and the statistics say so when it is not. By them PostgreSQL would compare every row
+/// of a batch with every row of the outbox, or sort all of it for the first few: without nested loops, scans and sorts as far
+/// as there is another way, each batch is found by the indexes.
+const NUMBERING: &str = "BEGIN; SET LOCAL enable_nestloop = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off";
+/// Of so many a plan that suits any number is good enough, and one of their own would be late.
+const FEW: usize = 100;
 
 /// Two leaders, one of them a zombie, take turns here; the term tells which may go on.
 async fn lock_state(transaction: &mut PgConnection, term: i64) -> anyhow::Result<RelayState> {
@@ -353,13 +383,14 @@ async fn store(transaction: &mut PgConnection, batch: &Batch) -> anyhow::Result<
             .execute(&mut *transaction)
             .await
             .context("cannot delete superseded rows")?;
+        store_merged(transaction, batch).await?;
     }
     let (ids, sequences): (Vec<i64>, Vec<i64>) =
         batch.rows.iter().map(|row| (row.id, row.sequence)).unzip();
     sqlx::query(
         "UPDATE outbox SET epoch = $3, sequence = numbered.sequence
          FROM unnest($1::bigint[], $2::bigint[]) AS numbered (id, sequence)
-         WHERE outbox.id = numbered.id",
+         WHERE outbox.id = numbered.id AND outbox.id = ANY($1)",
     )
     .bind(&ids)
     .bind(&sequences)
@@ -382,8 +413,30 @@ async fn store(transaction: &mut PgConnection, batch: &Batch) -> anyhow::Result<
     Ok(())
 }
 
-/// The position by which every change that PostgreSQL's `snapshot` shows is numbered; `None` while one is not.
-pub async fn numbered_by(pool: &PgPool, snapshot: &str) -> anyhow::Result<Option<Position>> {
+/// What a row that stands for others tells, but for their traces, must outlive this process: whoever publishes it after a
+/// crash has the row alone.
+async fn store_merged(transaction: &mut PgConnection, batch: &Batch) -> anyhow::Result<()> {
+    let merged: Vec<&OutboxRow> = batch.rows.iter().filter(|row| row.is_merged()).collect();
+    let (ids, since): (Vec<i64>, Vec<OffsetDateTime>) =
+        merged.iter().map(|row| (row.id, row.committed_at)).unzip();
+    let old_images: Vec<&Option<Json<WireImage>>> =
+        merged.iter().map(|row| &row.old_image).collect();
+    sqlx::query(
+        "UPDATE outbox SET old_image = merged.old_image, waiting_since = merged.since
+         FROM unnest($1::bigint[], $2::jsonb[], $3::timestamptz[]) AS merged (id, old_image, since)
+         WHERE outbox.id = merged.id AND outbox.id = ANY($1)",
+    )
+    .bind(&ids)
+    .bind(&old_images)
+    .bind(&since)
+    .execute(transaction)
+    .await
+    .context("cannot store what merged rows stand for")?;
+    Ok(())
+}
+
+/// Whether every change that PostgreSQL's `snapshot` shows is numbered.
+pub async fn numbered_by(pool: &PgPool, snapshot: &str) -> anyhow::Result<NumberedBy> {
     let (pending, epoch, sequence): (bool, i64, i64) = sqlx::query_as(
         "SELECT EXISTS (SELECT FROM outbox WHERE sequence IS NULL
                         AND pg_visible_in_snapshot(txid, $1::text::pg_snapshot)), epoch, relay_state.sequence
@@ -393,7 +446,21 @@ pub async fn numbered_by(pool: &PgPool, snapshot: &str) -> anyhow::Result<Option
     .fetch_one(pool)
     .await
     .context("cannot look into the outbox")?;
-    Ok((!pending).then_some(Position { epoch, sequence }))
+    let position = Position { epoch, sequence };
+    Ok(if pending {
+        NumberedBy::Not(position)
+    } else {
+        NumberedBy::Now(position)
+    })
+}
+
+/// Whether every change that a snapshot of PostgreSQL has seen is numbered, and the last number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NumberedBy {
+    /// Each is, by now.
+    Now(Position),
+    /// Some are not yet.
+    Not(Position),
 }
 
 /// Rows that have a number, in its order.
@@ -409,16 +476,25 @@ pub async fn numbered(pool: &PgPool, limit: i64) -> anyhow::Result<Vec<OutboxRow
     .context("cannot read numbered rows")
 }
 
-/// Removes rows that the broker has confirmed. By their numbers, too: after a restore an id may be another row's.
+/// Removes rows that the broker has confirmed, given in the order of their numbers. By these, too: after a restore an id may be
+/// another row's.
+///
+/// The commit does not wait for the disk: rows that come back by a crash of PostgreSQL are published again, under the numbers
+/// that replicas know.
 pub async fn delete(pool: &PgPool, rows: &[OutboxRow]) -> anyhow::Result<()> {
-    let column = |value: fn(&OutboxRow) -> i64| rows.iter().map(value).collect::<Vec<_>>();
+    let [first, ..] = rows else { return Ok(()) };
+    let last = &rows[rows.len() - 1];
+    let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
     sqlx::query(
-        "DELETE FROM outbox USING unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS gone (id, epoch, sequence)
-         WHERE outbox.id = gone.id AND outbox.epoch = gone.epoch AND outbox.sequence = gone.sequence",
+        "WITH lazily AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+         DELETE FROM outbox USING lazily
+         WHERE id = ANY($1) AND (epoch, sequence) >= ($2, $3) AND (epoch, sequence) <= ($4, $5)",
     )
-    .bind(column(|row| row.id))
-    .bind(column(|row| row.epoch))
-    .bind(column(|row| row.sequence))
+    .bind(ids)
+    .bind(first.epoch)
+    .bind(first.sequence)
+    .bind(last.epoch)
+    .bind(last.sequence)
     .execute(pool)
     .await
     .context("cannot delete published rows")?;
@@ -443,7 +519,10 @@ const COALESCED_USERS: i64 = 20_000;
 /// by which a snapshot tells whether all it has seen is numbered. Of [`COALESCED_USERS`] at most; returns how many rows were
 /// removed.
 pub async fn coalesce(pool: &PgPool, term: i64) -> anyhow::Result<u64> {
-    let mut transaction = pool.begin().await.context("cannot begin coalescing")?;
+    // See `NUMBERING`; here every row is looked at anyway.
+    let mut transaction = (pool.begin_with("BEGIN; SET LOCAL enable_nestloop = off"))
+        .await
+        .context("cannot begin coalescing")?;
     lock_state(&mut transaction, term).await?;
     let kept: Vec<i64> = sqlx::query_scalar(
         "WITH ranked AS (

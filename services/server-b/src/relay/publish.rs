@@ -29,9 +29,8 @@ pub(super) async fn publish(relay: &Relay, rows: &[OutboxRow]) -> anyhow::Result
         let mut message = message(relay, row)?;
         // Plain SQL brings no trace: the change's journey begins here then, if the sampler wants it.
         let change = row.trace().span_context();
-        let mut span = MessageSpan::send(&mut message, &change, true);
-        span.stands_for(row.superseded_traces.iter().map(TraceContext::span_context));
-        spans.push(span);
+        let older = row.superseded_traces.iter().map(TraceContext::span_context);
+        spans.push(MessageSpan::send_for(&mut message, &change, true, older));
         messages.push(message);
     }
     let batch = send_span(CONFIG_EVENTS_EXCHANGE, &spans);
@@ -68,8 +67,7 @@ async fn deliver(
     results
 }
 
-/// How many, from the first, were confirmed without a hole: a row behind a hole must stay, or a replica
-/// would see a gap after a crash.
+/// How many, from the first, were confirmed without a hole. What is behind a hole is published again, and replicas drop it.
 #[must_use]
 pub fn confirmed_prefix<E>(results: &[Result<(), E>]) -> usize {
     results.iter().take_while(|result| result.is_ok()).count()

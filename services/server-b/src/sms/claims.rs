@@ -29,7 +29,7 @@ pub struct ClaimedSms {
 }
 
 /// Rows that one [`claim`] takes at most.
-pub const CLAIM_LIMIT: usize = 256;
+pub const CLAIM_LIMIT: u32 = 256;
 
 const CLAIM: &str = "
     WITH due AS MATERIALIZED (

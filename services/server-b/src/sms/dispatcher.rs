@@ -12,7 +12,7 @@ use futures_util::stream;
 use service_runtime::database;
 use service_runtime::trace::TraceContext;
 use sqlx::PgPool;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
@@ -26,11 +26,6 @@ use super::{metrics, receipts, retry};
 
 /// Workers that claim, and outcomes of batches that are stored, at once.
 const WORKERS: usize = 4;
-/// Rows that one worker has in hand at most. Rows and not batches: a provider that hangs holds its own SMS, and leaves room to
-/// claim those of others.
-const IN_HAND: usize = 2 * CLAIM_LIMIT;
-/// Hand-overs of one claim under way at once.
-const CONCURRENT_SENDS: usize = 64;
 /// Longest hand-over, whatever the provider does.
 const SEND_TIMEOUT: Duration = MAX_TIMEOUT.saturating_add(Duration::from_secs(2));
 /// How long a claim holds its rows.
@@ -44,7 +39,7 @@ const LAST_SENDS: Duration = Duration::from_secs(5);
 /// provider are not claimed all the time.
 const NO_ROOM: Duration = Duration::from_secs(1);
 /// How often it doubles.
-const NO_ROOM_DOUBLINGS: u32 = 3;
+const NO_ROOM_DOUBLINGS: u32 = 5;
 /// Finds what no wake-up tells of: retries, run-out leases, rows of another server B.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -77,42 +72,13 @@ pub async fn run(
     Ok(())
 }
 
-/// Batches that a worker has claimed and not brought to their end.
-#[derive(Default)]
-struct InHand {
-    batches: JoinSet<usize>,
-    rows: usize,
-}
+/// Of a row in hand.
+type Place = OwnedSemaphorePermit;
 
-impl InHand {
-    /// Waits until there is room for one more claim.
-    async fn make_room(&mut self) {
-        while self.rows + CLAIM_LIMIT > IN_HAND {
-            self.end_one().await;
-        }
-        while let Some(ended) = self.batches.try_join_next() {
-            self.count(ended);
-        }
-    }
-
-    async fn end(mut self) {
-        while !self.batches.is_empty() {
-            self.end_one().await;
-        }
-    }
-
-    async fn end_one(&mut self) {
-        if let Some(ended) = self.batches.join_next().await {
-            self.count(ended);
-        }
-    }
-
-    /// A panic goes on: the process must not look alive.
-    fn count(&mut self, ended: Result<usize, JoinError>) {
-        match ended {
-            Ok(rows) => self.rows -= rows,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+/// A panic goes on: the process must not look alive.
+fn went_well(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        std::panic::resume_unwind(error.into_panic());
     }
 }
 
@@ -129,9 +95,19 @@ impl Dispatcher {
     /// Claims while there is room, and hands each batch over in a task of its own.
     async fn work(self: Arc<Self>) {
         let mut pauses = database::retry_pauses();
-        let mut in_hand = InHand::default();
+        let room = Arc::new(Semaphore::new(self.in_hand()));
+        let mut batches = JoinSet::new();
         while !self.shutdown.is_cancelled() {
-            in_hand.make_room().await;
+            let place = tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                Some(ended) = batches.join_next() => {
+                    went_well(ended);
+                    continue;
+                }
+                place = Arc::clone(&room).acquire_many_owned(CLAIM_LIMIT) => place,
+            };
+            // Nobody closes it.
+            let Ok(mut place) = place else { break };
             let begin_until = Instant::now() + BEGIN_WITHIN;
             let claimed = match claims::claim(&self.pool, LEASE).await {
                 Ok(claimed) => claimed,
@@ -144,34 +120,52 @@ impl Dispatcher {
             };
             pauses = database::retry_pauses();
             let count = claimed.len();
+            // No more than there are places.
+            let rows = claimed
+                .into_iter()
+                .filter_map(|it| Some((it, place.split(1)?)));
+            let rows: Vec<_> = rows.collect();
             if count > 0 {
-                in_hand.rows += count;
-                let batch = Arc::clone(&self).dispatch(claimed, begin_until);
-                in_hand.batches.spawn(batch);
+                batches.spawn(Arc::clone(&self).dispatch(rows, begin_until));
             }
-            if count == CLAIM_LIMIT {
+            drop(place);
+            if count == CLAIM_LIMIT as usize {
                 // There may be more than one worker can take.
                 self.wake.notify_one();
             } else {
                 self.wait_for_work().await;
             }
         }
-        in_hand.end().await;
+        while let Some(ended) = batches.join_next().await {
+            went_well(ended);
+        }
     }
 
-    /// Hands over and stores one batch; returns the number of its rows.
-    async fn dispatch(self: Arc<Self>, claimed: Vec<ClaimedSms>, begin_until: Instant) -> usize {
-        let count = claimed.len();
+    /// Rows that one worker has in hand at most: what providers may hold, and two claims. So one that hangs holds its own SMS,
+    /// and leaves room to claim those of others.
+    fn in_hand(&self) -> usize {
+        2 * CLAIM_LIMIT as usize + self.providers.max_in_flight.div_ceil(WORKERS)
+    }
+
+    /// Hands over and stores one batch.
+    async fn dispatch(self: Arc<Self>, rows: Vec<(ClaimedSms, Place)>, begin_until: Instant) {
+        let (claimed, mut places): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
         let due = count_claimed(claimed);
-        let hand_overs = stream::iter(due).map(|claimed| self.hand_over(claimed, begin_until));
-        // In chunks as they come: a slow hand-over does not hold back the outcome of others.
-        let outcomes = hand_overs.buffer_unordered(CONCURRENT_SENDS);
+        // What is at its end leaves its place.
+        places.truncate(due.len());
+        let hand_overs = stream::iter(due.into_iter().zip(places)).map(|(claimed, place)| {
+            let hand_over = self.hand_over(claimed, begin_until);
+            async move { Some((hand_over.await?, place)) }
+        });
+        // All at once, since each provider says how many it takes. In chunks as they come: a slow hand-over does not hold back
+        // the outcome of others.
+        let outcomes = hand_overs.buffer_unordered(CLAIM_LIMIT as usize);
         let known = outcomes.filter_map(std::future::ready);
-        let mut chunks = std::pin::pin!(known.ready_chunks(CLAIM_LIMIT));
+        let mut chunks = std::pin::pin!(known.ready_chunks(CLAIM_LIMIT as usize));
         while let Some(chunk) = chunks.next().await {
-            self.store(&chunk).await;
+            let (outcomes, _places): (Vec<_>, Vec<_>) = chunk.into_iter().unzip();
+            self.store(&outcomes).await;
         }
-        count
     }
 
     /// `None` if nobody knows what came of it: then the lease runs out, and the same provider is asked again.

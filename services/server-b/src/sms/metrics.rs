@@ -8,10 +8,10 @@ use prometheus::{
     register_histogram, register_histogram_vec, register_int_counter, register_int_counter_vec,
     register_int_gauge_vec,
 };
+use service_runtime::intake::DeadReason;
 use sqlx::PgPool;
 
 use super::codes::ErrorCode;
-use super::delivery::DeadReason;
 use super::providers::Providers;
 
 const REGISTERED_ONCE: &str = "each metric has one name and is registered once";
@@ -209,7 +209,7 @@ static BACKLOG: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 static BACKLOG_OLDEST: LazyLock<Gauge> = LazyLock::new(|| {
     register_gauge!(
         "identity_sms_backlog_oldest_seconds",
-        "For how long the SMS that has been due longest has been due"
+        "How long ago the oldest SMS of the backlog was submitted"
     )
     .expect(REGISTERED_ONCE)
 });
@@ -229,7 +229,11 @@ pub fn register() {
         LazyLock::force(counter);
     }
     LazyLock::force(&QUEUE_AGE);
-    for reason in DeadReason::LABELS {
+    // The fields of an SMS are checked by server A.
+    for reason in DeadReason::LABELS
+        .into_iter()
+        .filter(|it| *it != "invalid_field")
+    {
         DEAD_LETTERED.with_label_values(&[reason]);
     }
     RECEIPTS.with_label_values(&["none", "no_provider"]);
@@ -259,12 +263,15 @@ pub fn register_providers(providers: &Providers) {
     }
 }
 
-/// Reads how much waits. The longest due first, by their index, and no more than what a look may cost.
+/// Reads how much waits, of the longest due, by their index, as many as a look may cost; and since when: those that were never
+/// tried are due about in the order in which they came, and those that a provider has failed have an index of their own.
 pub async fn read_backlog(pool: &PgPool) -> anyhow::Result<()> {
     let (queued, sending, oldest): (i64, i64, f64) = sqlx::query_as(
         "SELECT count(*) FILTER (WHERE status = 'queued'), count(*) FILTER (WHERE status = 'sending'),
-                greatest(coalesce(extract(epoch FROM now() - min(next_attempt_at)), 0), 0)::float8
-         FROM (SELECT status, next_attempt_at FROM sms_messages WHERE status IN ('queued', 'sending')
+                greatest(coalesce(extract(epoch FROM now() - least(min(submitted_at), (
+                    SELECT min(submitted_at) FROM sms_messages
+                    WHERE failures > 0 AND status IN ('queued', 'sending')))), 0), 0)::float8
+         FROM (SELECT status, submitted_at FROM sms_messages WHERE status IN ('queued', 'sending')
                ORDER BY next_attempt_at LIMIT 10000) AS backlog",
     )
     .fetch_one(pool)

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Certificate, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -33,6 +33,8 @@ pub struct Providers {
     pub routes: Routes,
     /// By the provider's name: those that send delivery receipts.
     pub receipts: HashMap<String, ReceiptRules>,
+    /// SMS that all of them take at once.
+    pub max_in_flight: usize,
 }
 
 /// What is wrong with the file: `field` is a path such as `providers.acme.http.url`.
@@ -63,6 +65,8 @@ enum ProviderConfig {
 #[serde(deny_unknown_fields)]
 struct HttpConfig {
     url: String,
+    /// PEM file of authorities that its certificate may be signed by, besides the system's.
+    ca_file: Option<PathBuf>,
     auth: Option<AuthConfig>,
     #[serde(default)]
     request: RequestConfig,
@@ -208,6 +212,7 @@ impl Providers {
         Self {
             routes: Routes::log(),
             receipts: HashMap::new(),
+            max_in_flight: 0,
         }
     }
 
@@ -234,6 +239,7 @@ impl Providers {
         let file: File = serde_path_to_error::deserialize(document)
             .map_err(|error| wrong(&error.path().to_string(), unfit(&error.inner().to_string())))?;
         let (mut providers, mut receipts) = (BTreeMap::new(), HashMap::new());
+        let mut max_in_flight = 0;
         for (name, config) in file.providers {
             let at = format!("providers.{name}");
             check(
@@ -258,13 +264,18 @@ impl Providers {
                         let rules = receipt_rules(config, &format!("{at}.receipts"))?;
                         receipts.insert(name.clone(), rules);
                     }
+                    max_in_flight += config.max_in_flight;
                     Arc::new(http(&name, &config, &at)?)
                 }
             };
             providers.insert(name, provider);
         }
         let routes = routes(file.routes, &providers)?;
-        Ok(Self { routes, receipts })
+        Ok(Self {
+            routes,
+            receipts,
+            max_in_flight,
+        })
     }
 }
 
@@ -336,6 +347,7 @@ fn http(name: &str, config: &HttpConfig, at: &str) -> Checked<HttpProvider> {
     let settings = Settings {
         name: name.to_owned(),
         url,
+        authorities: authorities(config.ca_file.as_deref(), &field("ca_file"))?,
         auth: auth(config.auth.as_ref(), &field("auth"))?,
         fields,
         token,
@@ -347,6 +359,17 @@ fn http(name: &str, config: &HttpConfig, at: &str) -> Checked<HttpProvider> {
         max_in_flight: config.max_in_flight,
     };
     HttpProvider::new(settings).map_err(|error| wrong(at, &error.to_string()))
+}
+
+fn authorities(file: Option<&Path>, at: &str) -> Checked<Vec<Certificate>> {
+    let Some(file) = file else {
+        return Ok(Vec::new());
+    };
+    let pem = std::fs::read(file)
+        .map_err(|error| wrong(at, &format!("cannot read {}: {error}", file.display())))?;
+    let found = Certificate::from_pem_bundle(&pem).unwrap_or_default();
+    check(!found.is_empty(), at, "holds no certificate in PEM")?;
+    Ok(found)
 }
 
 fn fields(config: &RequestConfig, at: &str) -> Checked<Fields> {

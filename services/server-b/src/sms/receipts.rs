@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use reqwest::header::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use service_runtime::trace::{self, TraceContext};
 use sqlx::PgPool;
 
 use super::codes::ErrorCode;
@@ -164,9 +165,9 @@ pub async fn receive(pool: &PgPool, provider: &str, receipt: &Receipt) -> sqlx::
 
 /// `sent` ends as the receipt says. Some providers report a delivery after all; nothing comes after that.
 async fn apply(pool: &PgPool, provider: &str, receipt: &Receipt) -> sqlx::Result<Done> {
-    let (found, applied): (i64, i64) = sqlx::query_as(
+    let (found, applied, traceparent, tracestate) = sqlx::query_as(
         "WITH found AS (
-             SELECT message_id, status FROM sms_messages
+             SELECT message_id, status, traceparent, tracestate FROM sms_messages
              WHERE provider = $1 AND provider_message_id = $2 FOR UPDATE
          ), applied AS (
              UPDATE sms_messages AS sms
@@ -178,7 +179,8 @@ async fn apply(pool: &PgPool, provider: &str, receipt: &Receipt) -> sqlx::Result
                AND (found.status = 'sent' OR ($3 = 'delivered' AND found.status IN ('undelivered', 'failed')))
              RETURNING 1
          )
-         SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM applied)",
+         SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM applied),
+                (SELECT traceparent FROM found LIMIT 1), (SELECT tracestate FROM found LIMIT 1)",
     )
     .bind(provider)
     .bind(&receipt.provider_message_id)
@@ -186,11 +188,32 @@ async fn apply(pool: &PgPool, provider: &str, receipt: &Receipt) -> sqlx::Result
     .bind(receipt.meaning.error_code())
     .fetch_one(pool)
     .await?;
-    Ok(match (found, applied) {
-        (0, _) => Done::Kept,
-        (_, 0) => Done::Repeated,
+    let done = match (found, applied) {
+        (0_i64, _) => Done::Kept,
+        (_, 0_i64) => Done::Repeated,
         _ => Done::Applied,
-    })
+    };
+    record(traceparent, tracestate, provider, done);
+    Ok(done)
+}
+
+/// A span in the trace of the SMS, if that is recorded: its last step. The request that brought the receipt is in a trace of the
+/// provider's or of its own, and linked.
+fn record(traceparent: Option<String>, tracestate: Option<String>, provider: &str, outcome: Done) {
+    let sms = TraceContext::received(traceparent, tracestate);
+    if !sms.is_sampled() {
+        return;
+    }
+    let span = tracing::error_span!(
+        parent: None,
+        "receipt",
+        otel.name = "process delivery receipt",
+        otel.kind = "internal",
+        sms.provider = provider,
+        sms.outcome = outcome.as_str(),
+    );
+    sms.set_parent_of(&span);
+    trace::link_to_current(&span);
 }
 
 async fn keep(pool: &PgPool, provider: &str, receipt: &Receipt) -> sqlx::Result<()> {
@@ -217,7 +240,7 @@ macro_rules! settle {
     ($source:literal) => {
         concat!(
             "WITH due AS (
-                 SELECT kept.provider, kept.provider_message_id, sms.message_id
+                 SELECT kept.provider, kept.provider_message_id, sms.message_id, sms.traceparent, sms.tracestate
                  FROM ",
             $source,
             " JOIN sms_messages AS sms USING (provider, provider_message_id)
@@ -229,7 +252,7 @@ macro_rules! settle {
              ), matched AS (
                  DELETE FROM sms_receipts AS kept USING due
                  WHERE kept.provider = due.provider AND kept.provider_message_id = due.provider_message_id
-                 RETURNING kept.provider, kept.status, kept.error_code, due.message_id
+                 RETURNING kept.provider, kept.status, kept.error_code, due.message_id, due.traceparent, due.tracestate
              ), applied AS (
                  UPDATE sms_messages AS sms
                  SET status = matched.status, status_changed_at = now(), error_code = matched.error_code,
@@ -241,7 +264,7 @@ macro_rules! settle {
                         OR (matched.status = 'delivered' AND sms.status IN ('undelivered', 'failed')))
                  RETURNING sms.message_id
              )
-             SELECT provider, applied.message_id IS NOT NULL
+             SELECT provider, applied.message_id IS NOT NULL, traceparent, tracestate
              FROM matched LEFT JOIN applied USING (message_id)"
         )
     };
@@ -253,12 +276,15 @@ const SETTLE_THESE: &str = settle!(
 );
 const SETTLE_ALL: &str = settle!("sms_receipts AS kept");
 
+/// Of a kept receipt: its provider, whether it was applied, and the trace of its SMS.
+type Settled = (String, bool, Option<String>, Option<String>);
+
 /// Brings kept receipts to these SMS, each by its provider and the provider's id.
 pub async fn settle(pool: &PgPool, these: &[(&str, &str)]) -> sqlx::Result<()> {
     for these in these.chunks(SETTLE_LIMIT) {
         let (providers, ids): (Vec<&str>, Vec<&str>) = these.iter().copied().unzip();
         let settled = sqlx::query_as(SETTLE_THESE).bind(providers).bind(ids);
-        count(&settled.fetch_all(pool).await?);
+        tell(settled.fetch_all(pool).await?);
     }
     Ok(())
 }
@@ -266,22 +292,24 @@ pub async fn settle(pool: &PgPool, these: &[(&str, &str)]) -> sqlx::Result<()> {
 /// Brings all kept receipts to the SMS that have got their ids since: those that nobody looked for.
 pub async fn settle_all(pool: &PgPool) -> sqlx::Result<()> {
     loop {
-        let settled: Vec<(String, bool)> = sqlx::query_as(SETTLE_ALL).fetch_all(pool).await?;
-        count(&settled);
-        if settled.len() < SETTLE_LIMIT {
+        let settled: Vec<Settled> = sqlx::query_as(SETTLE_ALL).fetch_all(pool).await?;
+        let all = settled.len() < SETTLE_LIMIT;
+        tell(settled);
+        if all {
             return Ok(());
         }
     }
 }
 
-fn count(settled: &[(String, bool)]) {
-    for (provider, applied) in settled {
-        let done = if *applied {
+fn tell(settled: Vec<Settled>) {
+    for (provider, applied, traceparent, tracestate) in settled {
+        let done = if applied {
             Done::Applied
         } else {
             Done::Repeated
         };
-        metrics::receipt(provider, done.as_str());
+        metrics::receipt(&provider, done.as_str());
+        record(traceparent, tracestate, &provider, done);
     }
 }
 

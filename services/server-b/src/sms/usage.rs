@@ -6,16 +6,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use parking_lot::Mutex;
-use service_runtime::amqp::{Connector, Message, Publisher, declare_exchange};
+use service_runtime::amqp::{Message, Publisher};
 use sqlx::PgPool;
 use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use wire_contract::{SMS_USAGE_EXCHANGE, SmsUsage, UsageEntry, UserId, encode_json, specs};
+use wire_contract::{SMS_USAGE_EXCHANGE, SmsUsage, UsageEntry, UserId, encode_json};
 
 use super::metrics;
 use super::quota::{Account, account_of};
@@ -187,20 +186,4 @@ async fn exhausted(pool: &PgPool, turn: Turn) -> sqlx::Result<Vec<(Account, Told
             ((today, user_id), told)
         })
         .collect())
-}
-
-/// The publisher for [`Usage::run`], and the task that must run for it.
-pub fn publisher(
-    connector: Connector,
-    shutdown: CancellationToken,
-) -> (
-    Publisher,
-    impl Future<Output = anyhow::Result<()>> + Send + 'static,
-) {
-    Publisher::new(
-        connector,
-        "sms usage",
-        |channel| async move { declare_exchange(&channel, &specs::sms_usage()).await }.boxed(),
-        shutdown,
-    )
 }

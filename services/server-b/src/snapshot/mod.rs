@@ -15,14 +15,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use service_runtime::amqp::{
-    ConnectionState, Connector, Publisher, declare_queue, event_type, set_up,
+    ConnectionState, Connector, Publisher, consume, declare_queue, event_type, set_up,
 };
 use sqlx::PgPool;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
@@ -155,11 +156,14 @@ impl Snapshots {
         let (channel, mut requests) = set_up(consume_requests(&connection)).await?;
         let mut credit = set_up(consume_credit(&connection, &credit_queue)).await?;
         // Rounds end with their session: their credit queue is gone.
-        let mut rounds = JoinSet::new();
+        let mut rounds: JoinSet<()> = JoinSet::new();
         let mut next = NextRound::default();
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
+                () = shutdown.cancelled() => {
+                    self.cut(&served, &mut rounds).await;
+                    return Ok(());
+                }
                 delivery = credit.next() => {
                     self.take_credit(&served, &delivery.context("credit consumer cancelled")??);
                 }
@@ -186,6 +190,20 @@ impl Snapshots {
                 }
             }
         }
+    }
+
+    /// The turn is over: replicas that are being served ask again, of whoever has it now.
+    async fn cut(&self, served: &Served, rounds: &mut JoinSet<()>) {
+        let replicas: Vec<_> = (served.lock().iter())
+            .filter(|(_, credit)| !credit.chunks.is_closed())
+            .map(|(key, _)| key.clone())
+            .collect();
+        rounds.shutdown().await;
+        let told = replicas
+            .iter()
+            .map(|(snapshot_id, queue)| send::give_up(&self.publisher, *snapshot_id, queue));
+        join_all(told).await;
+        metrics::failed(replicas.len());
     }
 
     /// Lets more chunks go out. Who is not served (any more) learns it: it may have missed that its snapshot was given up.
@@ -297,18 +315,7 @@ async fn answer(pool: PgPool, publisher: Publisher, probe: ReplicaProbe) {
 async fn consume_requests(connection: &Connection) -> anyhow::Result<(Channel, Consumer)> {
     let channel = connection.create_channel().await?;
     declare_queue(&channel, &specs::snapshot_requests()).await?;
-    channel
-        .basic_qos(PREFETCH, BasicQosOptions::default())
-        .await?;
-    let consumer = channel
-        .basic_consume(
-            CONFIG_SNAPSHOT_REQUESTS.into(),
-            "snapshots".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
-        .await
-        .context("cannot consume snapshot requests")?;
+    let consumer = consume(&channel, CONFIG_SNAPSHOT_REQUESTS, "snapshots", PREFETCH).await?;
     Ok((channel, consumer))
 }
 

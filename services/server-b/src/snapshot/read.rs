@@ -5,15 +5,18 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::TryStreamExt;
 use sqlx::{Connection, PgConnection, PgPool};
+use tokio::time::Instant;
 use wire_contract::{Position, UserSetDigest};
 
-use crate::relay::numbering;
+use crate::relay::numbering::{self, NumberedBy};
 use crate::wire_image::{ALL_USERS, UserRow, WireImage};
 
 /// Longest read of the table; a million users take seconds. Shorter than replicas wait for the first row.
 const READ_TIMEOUT: Duration = Duration::from_secs(90);
-/// How long the relay may take to number what a read has seen; it takes milliseconds while it runs.
+/// For how long the relay may number nothing of what a read has seen; it takes milliseconds while it runs.
 const NUMBERED_WITHIN: Duration = Duration::from_mins(1);
+/// How long it may take for a backlog of a million changes and more; replicas wait a little longer for the end.
+const BACKLOG_NUMBERED_WITHIN: Duration = Duration::from_mins(4);
 const NUMBERED_POLL: Duration = Duration::from_millis(20);
 
 /// What a read saw.
@@ -26,11 +29,11 @@ pub struct UsersRead {
     /// Their digest.
     pub digest: UserSetDigest,
     /// PostgreSQL's snapshot: tells which outbox rows the read has seen.
-    snapshot: String,
+    pub(super) snapshot: String,
 }
 
-/// Hands every user, with the position, to `take`, all as of one moment. The transaction ends before this returns: nothing is
-/// sent to anyone while it is open.
+/// Hands every user, with the position, to `take`, all as of one moment. `take` must not wait for anyone: the transaction is
+/// open until the last.
 pub async fn all_users(
     pool: &PgPool,
     take: impl FnMut(Position, WireImage) -> anyhow::Result<()>,
@@ -75,7 +78,7 @@ async fn read(
     let mut rows = sqlx::query_as::<_, UserRow>(ALL_USERS).fetch(&mut *transaction);
     while let Some(row) = rows.try_next().await.context("cannot read the users")? {
         let user = WireImage::try_from(row)?;
-        digest += user.digest()?;
+        digest += user.digest();
         count += 1;
         take(position, user)?;
     }
@@ -96,18 +99,25 @@ impl UsersRead {
     /// Waits until every change that the read has seen is numbered; the number by then.
     ///
     /// # Errors
-    /// When no relay numbers them in time.
+    /// When no relay numbers them, or it takes too long.
     pub async fn comparable_from(&self, pool: &PgPool) -> anyhow::Result<i64> {
         let numbered = async {
+            let (mut last, mut since) = (None, Instant::now());
             loop {
-                if let Some(position) = numbering::numbered_by(pool, &self.snapshot).await? {
-                    return Ok(position.sequence);
+                match numbering::numbered_by(pool, &self.snapshot).await? {
+                    NumberedBy::Now(position) => return Ok(position.sequence),
+                    NumberedBy::Not(position) if last.replace(position) == Some(position) => {}
+                    NumberedBy::Not(_) => since = Instant::now(),
                 }
+                anyhow::ensure!(
+                    since.elapsed() < NUMBERED_WITHIN,
+                    "no relay numbers the changes that the snapshot has seen"
+                );
                 tokio::time::sleep(NUMBERED_POLL).await;
             }
         };
-        tokio::time::timeout(NUMBERED_WITHIN, numbered)
+        tokio::time::timeout(BACKLOG_NUMBERED_WITHIN, numbered)
             .await
-            .context("no relay numbers the changes that the snapshot has seen")?
+            .context("the changes that the snapshot has seen are not numbered in time")?
     }
 }

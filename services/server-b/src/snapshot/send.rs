@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use service_runtime::amqp::{Message, Publisher};
 use sqlx::PgPool;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 use wire_contract::{
@@ -31,6 +32,12 @@ const CHUNK_USERS: usize = 500;
 const WINDOW: u32 = 16;
 /// A replica that acknowledges nothing for so long is left to ask again.
 const CREDIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the start waits for the number of users.
+const COUNT_WITHIN: Duration = Duration::from_millis(500);
+/// After the end of a snapshot credit for its last chunks may still be on its way, which must not be answered as if the
+/// snapshot had been given up.
+const LAST_CREDIT: Duration = Duration::from_secs(1);
 
 /// Replicas that are served by one read.
 pub(super) struct Round {
@@ -103,50 +110,49 @@ impl Round {
     }
 
     /// What goes wrong is logged, and the replicas ask again.
-    /// The permit is for the read; a slow replica must not hold up the next round.
     pub async fn serve(mut self, read_permit: Option<OwnedSemaphorePermit>) {
         let snapshot_id = self.snapshot_id;
         let started = Instant::now();
+        let (writer, spool) = match spool(snapshot_id) {
+            Ok(both) => both,
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "no snapshot");
+                return;
+            }
+        };
         let replicas = self.start().await;
         if replicas.is_empty() {
             return;
         }
-        metrics::READS.inc();
-        let began = Instant::now();
-        let (spool, users) = match spool(&self.pool, snapshot_id).await {
-            Ok(read) => read,
-            Err(error) => {
-                metrics::failed(replicas.len());
-                tracing::error!(error = format!("{error:#}"), %snapshot_id, "snapshot not read");
-                let given_up = replicas
-                    .iter()
-                    .map(|replica| give_up(&self.publisher, snapshot_id, &replica.request.queue));
-                join_all(given_up).await;
-                return;
-            }
-        };
-        drop(read_permit);
-        metrics::read_in(began.elapsed());
         let shared = Shared {
             pool: &self.pool,
             publisher: &self.publisher,
             snapshot_id,
-            spool: &spool,
-            users: &users,
             comparable_from: OnceCell::new(),
         };
         let served = replicas
             .into_iter()
-            .map(|replica| shared.serve_and_log(replica, started));
+            .map(|replica| shared.serve_and_log(replica, spool.clone(), started));
+        // A task of its own, so that sending does not wait for decoding; it ends with this one.
+        let mut reading = JoinSet::new();
+        reading.spawn(read_all(self.pool.clone(), writer, read_permit));
         join_all(served).await;
+        reading.join_all().await;
     }
 
     /// Confirms `snapshot.started` in every queue; a queue that is gone drops out.
     pub async fn start(&mut self) -> Vec<Replica> {
+        let count = sqlx::query_scalar("SELECT user_count FROM relay_state").fetch_one(&self.pool);
+        // A hint, and not worth a wait.
+        let count: Option<i64> = match tokio::time::timeout(COUNT_WITHIN, count).await {
+            Ok(Ok(count)) => Some(count),
+            Ok(Err(_)) | Err(_) => None,
+        };
         let event = ConfigEvent::SnapshotStarted(SnapshotStarted {
             snapshot_id: self.snapshot_id,
             credit_queue: self.credit_queue.clone(),
             window: WINDOW,
+            users: count.and_then(|count| u64::try_from(count).ok()),
         });
         let replicas = std::mem::take(&mut self.replicas);
         let mut starts: FuturesUnordered<_> = replicas
@@ -188,30 +194,70 @@ pub(super) async fn give_up(publisher: &Publisher, snapshot_id: Uuid, queue: &st
     }
 }
 
-/// Reads the users into a file of encoded chunks, each with its length in front: memory stays flat, and no
-/// transaction is open while a slow replica takes its time.
-async fn spool(pool: &PgPool, snapshot_id: Uuid) -> anyhow::Result<(File, UsersRead)> {
-    // Without a name: it is gone with the process, however that ends.
-    let file = tempfile::tempfile().context("cannot create a temporary file")?;
-    let mut writer = SpoolWriter {
-        file: BufWriter::new(file.try_clone().context("cannot open the temporary file")?),
-        snapshot_id,
-        index: 0,
-        as_of: Position::default(),
-        users: Vec::with_capacity(CHUNK_USERS),
-    };
-    let users = read::all_users(pool, |as_of, user| {
+/// Reads all users and tells how that ended. The permit is for the read: a slow replica must not hold up the next round.
+async fn read_all(
+    pool: PgPool,
+    mut writer: SpoolWriter,
+    read_permit: Option<OwnedSemaphorePermit>,
+) {
+    metrics::READS.inc();
+    let began = Instant::now();
+    let read = read::all_users(&pool, |as_of, user| {
         writer.push(as_of, user.record(KeyForm::Digest)?)
-    })
-    .await?;
-    writer.finish()?;
-    Ok((file, users))
+    });
+    let read = read.await;
+    drop(read_permit);
+    let snapshot_id = writer.snapshot_id;
+    match read.and_then(|users| writer.finish(users)) {
+        Ok(()) => metrics::read_in(began.elapsed()),
+        // Replicas that wait for the next chunk find that the writer is gone.
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), %snapshot_id, "snapshot not read");
+        }
+    }
+}
+
+/// A file of encoded chunks, each with its length in front: memory stays flat, and no transaction is open while a slow replica
+/// takes its time. A chunk can be read as soon as it is written.
+fn spool(snapshot_id: Uuid) -> anyhow::Result<(SpoolWriter, SpoolReader)> {
+    // Without a name: it is gone with the process, however that ends.
+    let file = Arc::new(tempfile::tempfile().context("cannot create a temporary file")?);
+    let (written, reads) = watch::channel(Written::default());
+    let reader = SpoolReader {
+        file: Arc::clone(&file),
+        written: reads,
+        offset: 0,
+        chunks: 0,
+    };
+    let writer = SpoolWriter {
+        file,
+        written,
+        snapshot_id,
+        as_of: Position::default(),
+        users: Vec::new(),
+    };
+    Ok((writer, reader))
+}
+
+/// How much of a spool there is.
+#[derive(Default)]
+struct Written {
+    chunks: u32,
+    /// Set when those are all.
+    users: Option<Arc<UsersRead>>,
+}
+
+/// What comes next in a spool.
+enum Next {
+    Chunk(Vec<u8>),
+    /// After the last chunk: what the read saw.
+    End(Arc<UsersRead>),
 }
 
 struct SpoolWriter {
-    file: BufWriter<File>,
+    file: Arc<File>,
+    written: watch::Sender<Written>,
     snapshot_id: Uuid,
-    index: u32,
     as_of: Position,
     users: Vec<UserRecord>,
 }
@@ -229,24 +275,69 @@ impl SpoolWriter {
     fn write_chunk(&mut self) -> anyhow::Result<()> {
         let chunk = ConfigEvent::SnapshotChunk(SnapshotChunk {
             snapshot_id: self.snapshot_id,
-            index: self.index,
+            index: self.written.borrow().chunks,
             as_of: self.as_of,
             users: std::mem::take(&mut self.users),
         });
-        self.index += 1;
         let body = chunk.encode();
         let length = u32::try_from(body.len()).context("a chunk of over 4 GiB")?;
-        self.file
-            .write_all(&length.to_be_bytes())
-            .and_then(|()| self.file.write_all(&body))
-            .context("cannot write the temporary file")
+        let mut file = &*self.file;
+        file.write_all(&length.to_be_bytes())
+            .and_then(|()| file.write_all(&body))
+            .context("cannot write the temporary file")?;
+        self.written.send_modify(|written| written.chunks += 1);
+        Ok(())
     }
 
-    fn finish(mut self) -> anyhow::Result<()> {
+    fn finish(mut self, users: UsersRead) -> anyhow::Result<()> {
         if !self.users.is_empty() {
             self.write_chunk()?;
         }
-        self.file.flush().context("cannot write the temporary file")
+        let users = Some(Arc::new(users));
+        self.written.send_modify(|written| written.users = users);
+        Ok(())
+    }
+}
+
+/// Reads from the start, without moving the position that the readers of a round would share.
+#[derive(Clone)]
+struct SpoolReader {
+    file: Arc<File>,
+    written: watch::Receiver<Written>,
+    offset: u64,
+    chunks: u32,
+}
+
+impl SpoolReader {
+    /// Waits for the next chunk.
+    ///
+    /// # Errors
+    /// When the read failed; why is logged there.
+    async fn next(&mut self) -> anyhow::Result<Next> {
+        let chunks = self.chunks;
+        let end = {
+            let more = |written: &Written| written.chunks > chunks || written.users.is_some();
+            let written = self.written.wait_for(more).await;
+            let written = written.context("the users could not be read")?;
+            (written.users.clone()).filter(|_| written.chunks == chunks)
+        };
+        if let Some(users) = end {
+            return Ok(Next::End(users));
+        }
+        let mut length = [0; 4];
+        self.take(&mut length)?;
+        let mut body = vec![0; u32::from_be_bytes(length) as usize];
+        self.take(&mut body)?;
+        self.chunks += 1;
+        Ok(Next::Chunk(body))
+    }
+
+    fn take(&mut self, bytes: &mut [u8]) -> anyhow::Result<()> {
+        self.file
+            .read_exact_at(bytes, self.offset)
+            .context("cannot read the spool")?;
+        self.offset += bytes.len() as u64;
+        Ok(())
     }
 }
 
@@ -255,16 +346,21 @@ struct Shared<'a> {
     pool: &'a PgPool,
     publisher: &'a Publisher,
     snapshot_id: Uuid,
-    spool: &'a File,
-    users: &'a UsersRead,
-    /// Found out once, by whichever replica has all rows first.
-    comparable_from: OnceCell<i64>,
+    /// Found out once, by whichever replica has all rows first; or why it cannot be.
+    comparable_from: OnceCell<Result<i64, String>>,
 }
 
 impl Shared<'_> {
-    async fn serve_and_log(&self, replica: Replica, started: Instant) {
-        let (request, snapshot_id) = (&replica.request, self.snapshot_id);
-        let served = self.serve(&replica).await;
+    async fn serve_and_log(&self, replica: Replica, spool: SpoolReader, started: Instant) {
+        let served = self.serve(&replica, spool).await;
+        // From now on it is not being served any more, but known.
+        let Replica {
+            request,
+            acknowledged,
+            _registration,
+        } = replica;
+        drop(acknowledged);
+        let snapshot_id = self.snapshot_id;
         if served.is_ok() {
             metrics::completed();
         } else {
@@ -272,14 +368,17 @@ impl Shared<'_> {
             give_up(self.publisher, snapshot_id, &request.queue).await;
         }
         match served {
-            Ok(()) => tracing::info!(
-                %snapshot_id,
-                instance = request.instance,
-                cause = ?request.cause,
-                users = self.users.count,
-                seconds = started.elapsed().as_secs_f64(),
-                "snapshot sent"
-            ),
+            Ok(users) => {
+                tracing::info!(
+                    %snapshot_id,
+                    instance = request.instance,
+                    cause = ?request.cause,
+                    users,
+                    seconds = started.elapsed().as_secs_f64(),
+                    "snapshot sent"
+                );
+                tokio::time::sleep(LAST_CREDIT).await;
+            }
             Err(error) => tracing::warn!(
                 %snapshot_id,
                 instance = request.instance,
@@ -289,31 +388,46 @@ impl Shared<'_> {
         }
     }
 
-    async fn serve(&self, replica: &Replica) -> anyhow::Result<()> {
-        self.send_chunks(replica).await?;
+    /// Sends all to one replica; returns how many users that were.
+    async fn serve(&self, replica: &Replica, spool: SpoolReader) -> anyhow::Result<u64> {
+        let users = self.send_chunks(replica, spool).await?;
         let completed = ConfigEvent::SnapshotCompleted(SnapshotCompleted {
             snapshot_id: self.snapshot_id,
-            position: self.users.position,
-            comparable_from: *self
-                .comparable_from
-                .get_or_try_init(|| self.users.comparable_from(self.pool))
-                .await?,
-            count: self.users.count,
-            digest: self.users.digest,
+            position: users.position,
+            comparable_from: self.comparable_from(&users).await?,
+            count: users.count,
+            digest: users.digest,
             digest_version: DIGEST_VERSION,
         });
         self.publisher
             .publish(to_replica(&replica.request.queue, &completed))
             .await
-            .context("the end of the snapshot was not confirmed")
+            .context("the end of the snapshot was not confirmed")?;
+        Ok(users.count)
     }
 
-    async fn send_chunks(&self, replica: &Replica) -> anyhow::Result<()> {
+    async fn comparable_from(&self, users: &UsersRead) -> anyhow::Result<i64> {
+        let find = async || {
+            let found = users.comparable_from(self.pool).await;
+            found.map_err(|error| format!("{error:#}"))
+        };
+        let found = self.comparable_from.get_or_init(find).await;
+        found.clone().map_err(anyhow::Error::msg)
+    }
+
+    async fn send_chunks(
+        &self,
+        replica: &Replica,
+        mut spool: SpoolReader,
+    ) -> anyhow::Result<Arc<UsersRead>> {
         let mut acknowledged = replica.acknowledged.clone();
-        let mut file = BufReader::new(SpoolReader::new(self.spool));
         let mut confirms = VecDeque::with_capacity(WINDOW as usize);
         let mut sent = 0_u32;
-        while let Some(body) = next_chunk(&mut file)? {
+        let users = loop {
+            let body = match spool.next().await? {
+                Next::Chunk(body) => body,
+                Next::End(users) => break users,
+            };
             wait_for_credit(&mut acknowledged, sent).await?;
             let mut message = Message::to_queue(&replica.request.queue, "snapshot.chunk", body);
             message.persistent = false;
@@ -325,11 +439,11 @@ impl Shared<'_> {
             {
                 confirm.confirmed().await.context("chunk not confirmed")?;
             }
-        }
+        };
         for confirm in confirms {
             confirm.confirmed().await.context("chunk not confirmed")?;
         }
-        Ok(())
+        Ok(users)
     }
 }
 
@@ -344,90 +458,77 @@ async fn wait_for_credit(acknowledged: &mut watch::Receiver<u32>, sent: u32) -> 
     Ok(())
 }
 
-/// Reads from the start, without moving the position that the readers of a round would share.
-struct SpoolReader<'a> {
-    file: &'a File,
-    offset: u64,
-}
-
-impl<'a> SpoolReader<'a> {
-    fn new(file: &'a File) -> Self {
-        Self { file, offset: 0 }
-    }
-}
-
-impl Read for SpoolReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.file.read_at(buffer, self.offset)?;
-        self.offset += read as u64;
-        Ok(read)
-    }
-}
-
-fn next_chunk(file: &mut impl Read) -> anyhow::Result<Option<Vec<u8>>> {
-    let mut length = [0; 4];
-    match file.read_exact(&mut length) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error).context("cannot read the spool"),
-    }
-    let mut body = vec![0; u32::from_be_bytes(length) as usize];
-    file.read_exact(&mut body).context("the spool is cut")?;
-    Ok(Some(body))
-}
-
 #[cfg(test)]
 mod tests {
+    use wire_contract::UserSetDigest;
+
     use super::*;
 
-    #[test]
-    fn a_spool_gives_back_every_user_in_chunks_numbered_from_zero() {
-        let file = tempfile::tempfile().expect("temporary file");
-        let snapshot_id = Uuid::now_v7();
-        let mut writer = SpoolWriter {
-            file: BufWriter::new(file.try_clone().expect("clone")),
-            snapshot_id,
-            index: 0,
-            as_of: Position::default(),
-            users: Vec::new(),
-        };
-        let as_of = Position {
-            epoch: 7,
-            sequence: 3,
-        };
-        for user_id in 0..1_203 {
-            writer
-                .push(
-                    as_of,
-                    UserRecord {
-                        user_id,
-                        api_key: None,
-                        username: format!("u{user_id}"),
-                        is_active: true,
-                        daily_quota: 0,
-                        previous_keys: vec![],
-                        version: user_id,
-                    },
-                )
-                .expect("push");
-        }
-        writer.finish().expect("finish");
-        let mut reader = BufReader::new(SpoolReader::new(&file));
-        let (mut ids, mut index) = (Vec::new(), 0);
-        while let Some(body) = next_chunk(&mut reader).expect("chunk") {
-            let Ok(Some(ConfigEvent::SnapshotChunk(chunk))) =
-                ConfigEvent::decode("snapshot.chunk", &body)
-            else {
-                panic!("not a chunk");
+    const AS_OF: Position = Position {
+        epoch: 7,
+        sequence: 3,
+    };
+
+    fn push(writer: &mut SpoolWriter, user_ids: std::ops::Range<i64>) {
+        for user_id in user_ids {
+            let user = UserRecord {
+                user_id,
+                api_key: None,
+                username: format!("u{user_id}"),
+                is_active: true,
+                daily_quota: 0,
+                previous_keys: vec![],
+                version: user_id,
             };
-            assert_eq!(
-                (chunk.index, chunk.as_of, chunk.snapshot_id),
-                (index, as_of, snapshot_id)
-            );
-            index += 1;
-            ids.extend(chunk.users.iter().map(|user| user.user_id));
+            writer.push(AS_OF, user).expect("push");
         }
-        assert_eq!(ids, (0..1_203).collect::<Vec<_>>());
-        assert_eq!(index, 3);
+    }
+
+    async fn next(reader: &mut SpoolReader) -> SnapshotChunk {
+        let Next::Chunk(body) = reader.next().await.expect("readable") else {
+            panic!("no chunk");
+        };
+        match ConfigEvent::decode("snapshot.chunk", &body) {
+            Ok(Some(ConfigEvent::SnapshotChunk(chunk))) => chunk,
+            other => panic!("not a chunk: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_spool_gives_every_reader_each_chunk_once_it_is_written_and_the_end_after_the_last() {
+        let snapshot_id = Uuid::now_v7();
+        let (mut writer, mut early) = spool(snapshot_id).expect("a temporary file");
+        let mut late = early.clone();
+        push(&mut writer, 0..501);
+        assert_eq!(next(&mut early).await.users.len(), CHUNK_USERS);
+        push(&mut writer, 501..1_203);
+        let users = UsersRead {
+            position: AS_OF,
+            count: 1_203,
+            digest: UserSetDigest::default(),
+            snapshot: String::new(),
+        };
+        writer.finish(users).expect("finish");
+        for (reader, first) in [(&mut early, 1), (&mut late, 0)] {
+            let mut ids = Vec::new();
+            for index in first..3 {
+                let chunk = next(reader).await;
+                let names = (chunk.index, chunk.as_of, chunk.snapshot_id);
+                assert_eq!(names, (index, AS_OF, snapshot_id));
+                ids.extend(chunk.users.iter().map(|user| user.user_id));
+            }
+            assert_eq!(ids, (i64::from(first) * 500..1_203).collect::<Vec<_>>());
+            let end = reader.next().await.expect("readable");
+            assert!(matches!(end, Next::End(users) if users.count == 1_203));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_of_a_spool_that_is_given_up_gets_what_was_written_and_then_an_error() {
+        let (mut writer, mut reader) = spool(Uuid::now_v7()).expect("a temporary file");
+        push(&mut writer, 0..600);
+        drop(writer);
+        assert_eq!(next(&mut reader).await.users.len(), CHUNK_USERS);
+        assert!(reader.next().await.is_err());
     }
 }

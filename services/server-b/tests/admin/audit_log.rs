@@ -1,6 +1,6 @@
 use serde_json::Value;
 use server_b::actor::Actor;
-use server_b::audit_log;
+use server_b::retention::{Ages, purge_all};
 use server_b::users::{UserChanges, Users};
 
 use super::Api;
@@ -179,8 +179,15 @@ async fn entries_older_than_the_limit_are_deleted_and_no_others() {
          INSERT INTO audit_log (actor, action, at) SELECT 'a', 'new', now() - interval '9 days'
          FROM generate_series(1, 6000)",
     );
-    let purged = audit_log::purge(&api.pool, 10).await.expect("purged");
-    assert_eq!(purged, 12_000);
+    let ages = Ages {
+        sms: 0,
+        audit_log: 10,
+    };
+    purge_all(&api.pool, ages).await.expect("purged");
+    assert_eq!(
+        api.sql("SELECT count(*) FROM audit_log WHERE action = 'old'"),
+        "0"
+    );
     assert_eq!(
         api.sql("SELECT count(*) FROM audit_log WHERE action = 'new'"),
         "6000"

@@ -5,6 +5,7 @@
 
 mod batch;
 mod connector;
+mod consume;
 mod dead_letter;
 mod headers;
 mod metrics;
@@ -15,8 +16,9 @@ mod topology;
 
 pub use batch::{ack_settled, close, next_batch};
 pub use connector::{ConnectionState, Connector, SessionError, set_up};
+pub use consume::{consume, subscribe};
 pub use dead_letter::dead_letter;
 pub use headers::{delivery_trace, event_type, header_flag, header_number, header_text};
-pub use publisher::{Confirm, Message, PublishError, Publisher};
+pub use publisher::{Confirm, Message, PublishError, Publisher, PublisherTask};
 pub use spans::{Destination, MessageSpan, receive_span, send_span};
 pub use topology::{bind, declare_exchange, declare_queue};

@@ -2,7 +2,6 @@
 //! each answer of the broker is matched with its message.
 
 use std::collections::HashSet;
-use std::future::Future;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -19,11 +18,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use wire_contract::{CONTENT_TYPE_JSON, HEADER_TRACEPARENT, HEADER_TRACESTATE};
+use wire_contract::{CONTENT_TYPE_JSON, ExchangeSpec, HEADER_TRACEPARENT, HEADER_TRACESTATE};
 
 use super::batch::close;
 use super::connector::{ConnectionState, Connector, SessionError};
 use super::metrics::PublisherMetrics;
+use super::topology::declare_exchange;
 use crate::trace::TraceContext;
 
 /// Longest wait for the broker's confirm. An alarm of the broker blocks publishers for longer.
@@ -201,6 +201,9 @@ impl Confirm {
     }
 }
 
+/// What must run for a [`Publisher`].
+pub type PublisherTask = BoxFuture<'static, anyhow::Result<()>>;
+
 /// Hands messages to the task that publishes them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Publisher {
@@ -211,6 +214,32 @@ pub struct Publisher {
 }
 
 impl Publisher {
+    /// A publisher to an exchange, which it declares.
+    #[must_use]
+    pub fn to_exchange(
+        connector: Connector,
+        purpose: &'static str,
+        exchange: ExchangeSpec,
+        shutdown: CancellationToken,
+    ) -> (Self, PublisherTask) {
+        let set_up = move |channel: Channel| {
+            let exchange = exchange.clone();
+            async move { declare_exchange(&channel, &exchange).await }.boxed()
+        };
+        Self::new(connector, purpose, set_up, shutdown)
+    }
+
+    /// A publisher to queues that others declare. To one that is not there the broker returns messages.
+    #[must_use]
+    pub fn to_queues(
+        connector: Connector,
+        purpose: &'static str,
+        shutdown: CancellationToken,
+    ) -> (Self, PublisherTask) {
+        let set_up = |_| std::future::ready(Ok(())).boxed();
+        Self::new(connector, purpose, set_up, shutdown)
+    }
+
     /// A publisher and the task that must run for it. `set_up` declares what will be published to,
     /// on each new connection.
     pub fn new<S>(
@@ -218,10 +247,7 @@ impl Publisher {
         purpose: &'static str,
         set_up: S,
         shutdown: CancellationToken,
-    ) -> (
-        Self,
-        impl Future<Output = anyhow::Result<()>> + Send + 'static,
-    )
+    ) -> (Self, PublisherTask)
     where
         S: Fn(Channel) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync + 'static,
     {
@@ -403,7 +429,8 @@ async fn session(
                 _ => {}
             },
             // Neither may the backlog grow while the broker is slow: callers wait, then give up.
-            job = jobs.recv(), if !stopping && in_flight.len() < MAX_IN_FLIGHT => match job {
+            // But while it is blocked they are told so at once.
+            job = jobs.recv(), if !stopping && (in_flight.len() < MAX_IN_FLIGHT || !*open.borrow()) => match job {
                 // Its caller has given up, and said so: sending it now would be a surprise.
                 Some(job) if job.reply.is_closed() => {}
                 // Blocked: sent now it would arrive when the alarm is over, long after its caller was told of a failure.

@@ -73,16 +73,33 @@ impl MessageSpan {
     /// trace leads to begins one if `may_begin`, as often as the sampler says.
     #[must_use]
     pub fn send(message: &mut Message, parent: &SpanContext, may_begin: bool) -> Self {
+        Self::send_for(message, parent, may_begin, [])
+    }
+
+    /// The same of a message that stands for what was done in `others`, too: if one of them is recorded, so is this span,
+    /// linked to it, in a trace of its own unless the parent's is recorded.
+    #[must_use]
+    pub fn send_for(
+        message: &mut Message,
+        parent: &SpanContext,
+        may_begin: bool,
+        others: impl IntoIterator<Item = SpanContext>,
+    ) -> Self {
         message.trace = TraceContext::of(parent);
-        if !parent.is_sampled() && (parent.is_valid() || !may_begin) {
+        let links = others.into_iter().filter(SpanContext::is_sampled);
+        let links: Vec<_> = links.take(MAX_LINKS).map(Link::with_context).collect();
+        let is_wanted = parent.is_sampled() || !links.is_empty();
+        if !is_wanted && (parent.is_valid() || !may_begin) {
             return Self(None);
         }
         let Some(tracer) = trace::tracer() else {
             return Self(None);
         };
-        let builder = SpanBuilder::from_name("send").with_kind(SpanKind::Producer);
-        // A parent that is none would count as one that is not sampled.
-        let context = if parent.is_valid() {
+        let builder = SpanBuilder::from_name("send")
+            .with_kind(SpanKind::Producer)
+            .with_links(links);
+        // A parent that is none, or is not recorded, would make this span one that is not.
+        let context = if parent.is_sampled() {
             Context::new().with_remote_span_context(parent.clone())
         } else {
             Context::new()
@@ -130,16 +147,6 @@ impl MessageSpan {
         let context = Context::new().with_remote_span_context(parent);
         let span = tracer.build_with_context(builder, &context);
         Self(span.is_recording().then_some(span))
-    }
-
-    /// Says that the message stands for what was done in other traces, too.
-    pub fn stands_for(&mut self, others: impl IntoIterator<Item = SpanContext>) {
-        if let Some(span) = &mut self.0 {
-            let sampled = others.into_iter().filter(SpanContext::is_sampled);
-            sampled
-                .take(MAX_LINKS)
-                .for_each(|it| span.add_link(it, Vec::new()));
-        }
     }
 
     /// Says that it failed, and why: a word out of few.

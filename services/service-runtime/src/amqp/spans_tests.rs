@@ -74,7 +74,6 @@ fn only_what_its_sender_recorded_is_recorded_and_it_hangs_on_the_sender() {
     let sender = delivery_trace(&sampled).span_context();
     let not_recorded = delivery_trace(&unsampled).span_context();
     let mut span = MessageSpan::process(EXCHANGE, &sampled, Some(&not_recorded));
-    span.stands_for([sender.clone(), not_recorded]);
     span.fail("malformed");
     drop(span);
     let spans = kept.0.lock().clone();
@@ -84,8 +83,8 @@ fn only_what_its_sender_recorded_is_recorded_and_it_hangs_on_the_sender() {
     assert_eq!(span.name, "process events:{replica}");
     assert_eq!(span.span_kind, SpanKind::Consumer);
     assert_eq!(span.parent_span_id, sender.span_id());
-    // To the sender, and to what it stands for; to nothing that is not recorded.
-    assert_eq!(span.links.links.len(), 2);
+    // To the sender; to nothing that is not recorded.
+    assert_eq!(span.links.links.len(), 1);
     for (key, value) in [
         ("messaging.system", "rabbitmq"),
         ("messaging.destination.name", "events"),
@@ -108,6 +107,22 @@ fn only_what_its_sender_recorded_is_recorded_and_it_hangs_on_the_sender() {
     );
     assert_eq!(batch.links.links.len(), 1);
     assert_ne!(batch.span_context.trace_id(), sender.trace_id());
+
+    let stands_for = [sender.clone(), not_recorded.clone()];
+    drop(MessageSpan::send_for(
+        &mut message,
+        &not_recorded,
+        true,
+        stands_for,
+    ));
+    let merged = kept.0.lock().last().cloned().expect("a span");
+    assert_eq!(
+        merged.name, "send queue",
+        "recorded like what it stands for"
+    );
+    assert_eq!(merged.links.links.len(), 1);
+    let sent = message.trace.span_context();
+    assert_eq!(sent.span_id(), merged.span_context.span_id());
 
     let producer = MessageSpan::send(&mut message, &sender, false);
     let sent = producer.context().expect("recorded");

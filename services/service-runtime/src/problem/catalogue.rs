@@ -82,6 +82,15 @@ pub static INTERNAL: ProblemType = ProblemType {
     help: "A fault of the server, whose log says what it was. Try again later.",
 };
 
+/// The database is away.
+pub static DATABASE_UNAVAILABLE: ProblemType = ProblemType {
+    code: "database_unavailable",
+    status: StatusCode::SERVICE_UNAVAILABLE,
+    title: "The database is not available",
+    retry: true,
+    help: "It is away, starting, or at its limits. Try again after `Retry-After`.",
+};
+
 /// The catalogue in Markdown, by status and code.
 #[must_use]
 pub fn markdown_page(service: &str, types: &[&ProblemType]) -> String {

@@ -4,14 +4,24 @@ use std::fmt;
 use std::io::IsTerminal;
 
 use opentelemetry::trace::{SpanContext, TraceContextExt};
-use tracing::{Event, Subscriber, dispatcher};
+use tracing::{Event, Level, Metadata, Subscriber, dispatcher};
 use tracing_opentelemetry::get_otel_context;
 use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, layer as lines};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter, layer as lines};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::LogFormat;
+
+/// Never logged, whatever the filter says: lapin logs returned messages with their bodies, the phone number library what it
+/// parses. What ends a connection our own supervisor logs, and an orderly end is no error.
+const NEVER: [&str; 3] = [
+    "lapin::returned_messages",
+    "lapin::channels",
+    "rlibphonenumber",
+];
+/// From warnings on: it logs its frames.
+const WARNINGS_ONLY: &str = "lapin";
 
 /// Lines on stdout.
 pub(super) fn layer<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
@@ -24,13 +34,31 @@ where
         LogFormat::Text => false,
         LogFormat::Auto => !terminal,
     };
+    lines_to(std::io::stdout, json, terminal)
+}
+
+fn lines_to<S, W>(writer: W, json: bool, ansi: bool) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let lines = lines().with_writer(writer);
     if json {
-        let layer = lines().json().with_current_span(true).with_span_list(false);
+        let layer = lines.json().with_current_span(true).with_span_list(false);
         layer.map_event_format(WithIds::json).boxed()
     } else {
-        let layer = lines().with_ansi(terminal);
-        layer.map_event_format(WithIds::text).boxed()
+        lines
+            .with_ansi(ansi)
+            .map_event_format(WithIds::text)
+            .boxed()
     }
+}
+
+/// For spans of these, too.
+pub(super) fn may_be_logged(line: &Metadata<'_>) -> bool {
+    let target = line.target();
+    !NEVER.iter().any(|never| target.starts_with(never))
+        && (!target.starts_with(WARNINGS_ONLY) || *line.level() <= Level::WARN)
 }
 
 /// A format, and where the ids go.
@@ -94,3 +122,7 @@ where
     let ids = found.span().span_context().clone();
     ids.is_valid().then_some(ids)
 }
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

@@ -11,7 +11,7 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::trace::noop::NoopTracer;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::{Level, Subscriber};
-use tracing_subscriber::filter::{Directive, filter_fn};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -20,14 +20,6 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::config::TelemetryArgs;
 use crate::trace;
 
-/// Never, whatever the filter says: lapin logs returned messages with their bodies, and its frames; the phone number
-/// library what it parses. What ends a connection our own supervisor logs, and an orderly end is no error.
-const NEVER_LOGGED: [&str; 4] = [
-    "lapin=warn",
-    "lapin::returned_messages=off",
-    "lapin::channels=off",
-    "rlibphonenumber=off",
-];
 /// For the last spans, on top of the 8 s that the tasks have: a process must be gone after 10 s.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 
@@ -66,6 +58,7 @@ pub fn init(service_name: &'static str, args: &TelemetryArgs) -> anyhow::Result<
     }
     tracing_subscriber::registry()
         .with(filter(&args.log)?)
+        .with(filter_fn(log::may_be_logged))
         .with(log::layer(args.log_format))
         .with(span_layer(provider.as_ref(), service_name))
         .try_init()
@@ -74,12 +67,8 @@ pub fn init(service_name: &'static str, args: &TelemetryArgs) -> anyhow::Result<
 }
 
 fn filter(log: &str) -> anyhow::Result<EnvFilter> {
-    let filter = EnvFilter::try_new(format!("sqlx::postgres::notice=warn,{log}"))
-        .with_context(|| format!("LOG: `{log}` is not a log filter"))?;
-    NEVER_LOGGED.iter().try_fold(filter, |filter, directive| {
-        let directive: Directive = directive.parse().context("built-in log directive")?;
-        Ok(filter.add_directive(directive))
-    })
+    EnvFilter::try_new(format!("sqlx::postgres::notice=warn,{log}"))
+        .with_context(|| format!("LOG: `{log}` is not a log filter"))
 }
 
 /// Spans → OpenTelemetry. Without a provider the no-op tracer hands the caller's context through as it is.

@@ -1,11 +1,16 @@
 //! One trace for a change, one for an SMS, through all processes.
 
+use std::fs;
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use serde_json::json;
-use test_support::app::{App, Setup, Verdict};
+use test_support::app::{App, DEADLINE, Setup, Verdict};
+use test_support::eventually;
 use test_support::servers::{Collector, ExportedSpan};
 
 use crate::collector;
+use crate::gateway::Gateway;
 use crate::tree::{CLIENT, CONSUMER, PRODUCER, SERVER, Spans};
 
 const INTERNAL: u64 = 1;
@@ -14,6 +19,7 @@ const APPLY: &str = "process config_events_exchange:server-a.{instance}.{connect
 const KEY: &str = "canary-9d8c7b6a5f4e3d2c1b0a";
 const NUMBER: &str = "+14155559876";
 const TEXT: &str = "canary text of an SMS";
+const RECEIPT_SECRET: &str = "canary-of-receipts-0123456789";
 
 fn app(collector: &Collector, more: &[(&str, &str)]) -> App {
     let (setup, guards) = Setup::shared();
@@ -30,6 +36,32 @@ fn app(collector: &Collector, more: &[(&str, &str)]) -> App {
     let mut app = App::new(setup, Some(guards));
     app.start_all(2);
     app
+}
+
+/// A file that names the gateway as the one provider.
+fn providers(dir: &Path, gateway: &Gateway) -> String {
+    let write = |name: &str, text: &str| {
+        let path = dir.join(name);
+        fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let secret = write("secret", RECEIPT_SECRET);
+    let file = json!({
+        "providers": {"first": {"http": {
+            "url": gateway.url(),
+            "auth": {"bearer": {"file": secret}},
+            "request": {"to": "to", "from": "from", "body": "text"},
+            "message_id": "/data/id",
+            "receipts": {
+                "auth": {"bearer": {"file": secret}},
+                "message_id": "/id",
+                "status": "/status",
+                "statuses": {"DELIVRD": {"status": "delivered"}},
+            },
+        }}},
+        "routes": [{"prefix": "", "providers": ["first"]}],
+    });
+    write("providers.yaml", &file.to_string())
 }
 
 /// From a change's span by way of the relay to both replicas; gives the producer's span.
@@ -120,9 +152,14 @@ fn a_change_is_one_trace_from_the_admin_s_request_to_every_replica() {
 
 #[test]
 #[ignore = "needs the collector"]
-fn an_sms_is_one_trace_from_its_request_to_the_provider() {
+fn an_sms_is_one_trace_from_its_request_to_the_provider_s_receipt() {
     let (collector, _dir) = collector();
-    let app = app(&collector, &[]);
+    let (gateway, dir) = (
+        Gateway::start("first"),
+        tempfile::tempdir().expect("a directory"),
+    );
+    let providers = providers(dir.path(), &gateway);
+    let app = app(&collector, &[("PROVIDERS_FILE", &providers)]);
     let body = json!({"username": "alice", "api_key": KEY});
     let created = app.admin("POST", "/users", Some(&body)).expect("B answers");
     assert_eq!(created.status, 201, "{}", created.text);
@@ -133,7 +170,24 @@ fn an_sms_is_one_trace_from_its_request_to_the_provider() {
     assert_eq!(sent.status, 202, "{}", sent.text);
     let id = sent.body["message_id"].as_str().expect("message_id");
 
-    Spans::eventually(&collector, "the SMS at its provider", |spans| {
+    let url = format!(
+        "{}/receipts/v1/first",
+        app.server_b.as_ref().expect("it runs").url
+    );
+    let receipt = json!({"id": "first-0", "status": "DELIVRD"});
+    let secret = format!("Bearer {RECEIPT_SECRET}");
+    eventually(DEADLINE, "the SMS to be sent", || {
+        app.sql("SELECT status FROM sms_messages") == "sent"
+    });
+    let taken = app.http().call(
+        "POST",
+        &url,
+        Some(("authorization", &secret)),
+        Some(&receipt),
+    );
+    assert_eq!(taken.expect("B answers").status, 200);
+
+    Spans::eventually(&collector, "the receipt of the SMS", |spans| {
         let mut requests = spans.named("POST /api/v1/sms/send", SERVER);
         requests.retain(|span| span.attribute("http.response.status_code") == "202");
         ensure!(requests.len() == 1, "{requests:?}");
@@ -150,13 +204,16 @@ fn an_sms_is_one_trace_from_its_request_to_the_provider() {
         ensure!(processed.links == links, "{processed:?}");
         let handed_over = spans.child(processed, "send SMS", CLIENT)?;
         ensure!(
-            handed_over.attribute("sms.provider") == "log",
+            handed_over.attribute("sms.provider") == "first",
             "{handed_over:?}"
         );
+        let told = spans.child(processed, "process delivery receipt", INTERNAL)?;
+        ensure!(told.attribute("sms.outcome") == "applied", "{told:?}");
+        ensure!(told.links.len() == 1, "{told:?}");
         Ok(())
     });
     let text = collector.text();
-    for secret in [KEY, NUMBER, &NUMBER[1..], TEXT] {
+    for secret in [KEY, NUMBER, &NUMBER[1..], TEXT, RECEIPT_SECRET] {
         assert!(!text.contains(secret), "{secret}");
     }
 }

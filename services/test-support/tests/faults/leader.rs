@@ -44,7 +44,7 @@ fn a_leader_killed_between_confirm_and_delete_leaves_every_cache_equal() {
         let deleting = eventually(DEADLINE, "a DELETE that waits", || {
             let pid = world.app.sql(
                 "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
-                 AND wait_event_type = 'Lock' AND query LIKE 'DELETE FROM outbox USING unnest%'",
+                 AND wait_event_type = 'Lock' AND query LIKE '%DELETE FROM outbox USING lazily%'",
             );
             (!pid.is_empty()).then_some(pid)
         });

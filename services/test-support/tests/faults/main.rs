@@ -8,11 +8,13 @@ mod broker;
 mod calm;
 mod drift;
 mod leader;
+mod lock;
 mod million;
 mod races;
 mod restart;
 mod restore;
 mod stream;
+mod take_over;
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 

@@ -42,17 +42,21 @@ impl Listener {
     /// Everything heard so far, judged by [`Heard::take`].
     pub fn heard(&self) -> Heard {
         let mut heard = Heard::default();
+        self.each(|message| heard.take(message));
+        heard
+    }
+
+    /// Every message heard so far.
+    pub fn each(&self, mut take: impl FnMut(&Value)) {
         loop {
             let messages = self
                 .management
                 .get_messages(&self.vhost, QUEUE, BATCH)
                 .expect("the queue gives its messages");
             if messages.is_empty() {
-                return heard;
+                return;
             }
-            for message in &messages {
-                heard.take(message);
-            }
+            messages.iter().for_each(&mut take);
         }
     }
 }

@@ -2,7 +2,6 @@
 
 mod collector_down;
 mod expressions;
-mod held;
 mod kube_state;
 mod prometheus;
 mod settings;

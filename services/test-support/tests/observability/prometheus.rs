@@ -25,17 +25,21 @@ const AFTER_A_MINUTE: [&str; 2] = ["IdentityAuthEventsStuck", "IdentityReplicaSt
 /// When server B is back.
 const LEFT_BEHIND: [&str; 2] = ["IdentitySmsBacklogOld", "IdentitySmsQueueSlow"];
 /// Fire once it has lasted for minutes; until then they are pending.
-const WITHOUT_BROKER: [&str; 5] = [
+const LATE: [&str; 2] = ["IdentityChangesLateFastBurn", "IdentityChangesLateSlowBurn"];
+const WITHOUT_BROKER: [&str; 6] = [
     "IdentityBrokerDisconnected",
     "IdentityNoReplicaReady",
     "IdentityNotReady",
     "IdentityOutboxOld",
     "IdentitySendsFailingFastBurn",
+    "IdentitySendsFailingSlowBurn",
 ];
-const WITHOUT_B: [&str; 3] = [
+/// The collector has never been there.
+const WITHOUT_B: [&str; 4] = [
     "IdentityNoRelayLeader",
     "IdentityReplicaUnproven",
     "IdentityTargetDown",
+    "IdentityTraceExportFailing",
 ];
 
 #[test]
@@ -61,7 +65,7 @@ fn every_panel_and_rule_has_data_under_load_and_alerts_tell_what_is_done_to_the_
     stack.late_changes();
     eventually(DEADLINE, "the alert of late changes", || {
         stack.load();
-        contains(&alerts(&stack, "pending"), &["IdentityChangesLateFastBurn"])
+        contains(&alerts(&stack, "pending"), &LATE)
     });
     stack.poison();
     stack.drift();
@@ -74,6 +78,7 @@ fn every_panel_and_rule_has_data_under_load_and_alerts_tell_what_is_done_to_the_
         Ok(())
     });
     audits_fail(&stack);
+    a_provider_and_measurements_fail(&stack);
     a_minute_of_silence(&mut stack);
     stack.lose_broker();
     eventually(LONG, "alerts of a broker that is away", || {
@@ -96,6 +101,23 @@ fn audits_fail(stack: &Stack) {
     eventually(DEADLINE, "an audit that does not", || {
         ensure!(!alerts(stack, "pending").contains("IdentityAuditFailing"));
         Ok(())
+    });
+}
+
+fn a_provider_and_measurements_fail(stack: &Stack) {
+    eventually(DEADLINE, "the alert of a provider that fails", || {
+        stack.fail_provider();
+        contains(&alerts(stack, "pending"), &["IdentitySmsProviderFailing"])
+    });
+    let reports = stack.hold_reports();
+    // A look takes as long as Prometheus waits for one: it sees the count when the looks are short again.
+    eventually(DEADLINE, "a look that fails", || {
+        ensure!(stack.unmeasured() > 0.0);
+        Ok(())
+    });
+    drop(reports);
+    eventually(DEADLINE, "the alert of gauges that cannot be read", || {
+        contains(&alerts(stack, "pending"), &["IdentityMeasurementsFailing"])
     });
 }
 

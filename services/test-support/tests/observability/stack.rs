@@ -1,5 +1,6 @@
 //! One server B, two replicas of server A and user-service, watched by a Prometheus.
 
+use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,9 +9,8 @@ use serde_json::json;
 use test_support::app::{App, DEADLINE, Node, Setup, TestUser, Verdict};
 use test_support::children::Signal;
 use test_support::servers::{Management, Prometheus, PrometheusOptions, Target};
-use test_support::{Http, ServiceCommand, TestDatabase, TestServers, eventually};
+use test_support::{Hold, Http, ServiceCommand, TestDatabase, TestServers, eventually};
 
-use crate::held::Held;
 use crate::kube_state::KubeState;
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -19,6 +19,8 @@ const POISON: &[u8] = b"{";
 const LATE: u32 = 20;
 /// Of one [`Stack::try_load`].
 const SENDS: usize = 20;
+/// Numbers that begin so go to a provider at which nobody listens; all others to the log.
+const GONE: &str = "+4930";
 /// The fewest that a pool may have.
 const CONNECTIONS: usize = 4;
 
@@ -39,6 +41,7 @@ pub struct Stack {
 impl Stack {
     /// Waits until all are ready and Prometheus has scraped them.
     pub fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let (setup, guards) = Setup::shared();
         let (management, vhost) = (guards.1.management().clone(), guards.1.name().to_owned());
         let rabbitmq_url = guards.1.url().to_owned();
@@ -47,7 +50,8 @@ impl Stack {
         let setup = setup
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
             .env("AUDIT_INTERVAL_SECONDS", "2")
-            .env("FAIL_CLOSED_AFTER_SECONDS", "5");
+            .env("FAIL_CLOSED_AFTER_SECONDS", "5")
+            .env("PROVIDERS_FILE", &providers_file(dir.path()));
         let mut app = App::new(setup, Some(guards));
         app.start_all(2);
         let database = TestServers::shared().fresh_database();
@@ -58,7 +62,6 @@ impl Stack {
         let user = app.create_user("alice");
         app.everywhere(&user.key, Verdict::Accepted);
 
-        let dir = tempfile::tempdir().expect("a temporary directory");
         let kube_state = KubeState::start().expect("a port");
         let prometheus = watch(dir.path(), &app, &user_service, &kube_state);
         eventually(DEADLINE, "all five to be scraped", || {
@@ -157,6 +160,29 @@ impl Stack {
         replica.signal(Signal::CONT).expect("a signal can be sent");
     }
 
+    /// SMS that their provider does not take.
+    pub fn fail_provider(&self) {
+        let sms = json!({"to": format!("{GONE}1234567"), "body": "a test"});
+        for replica in &self.app.replicas {
+            let answer = replica.send(self.app.http(), &self.user.key, &sms);
+            let answer = answer.expect("A answers");
+            assert_eq!(answer.status, 202, "{}", answer.text);
+        }
+    }
+
+    /// Server B cannot read what its replicas reported until the result is dropped.
+    pub fn hold_reports(&self) -> Hold {
+        let table = "LOCK TABLE replicas IN ACCESS EXCLUSIVE MODE";
+        Hold::new(&self.database_url, table)
+    }
+
+    /// Looks of server B that have failed; this one may be the next.
+    pub fn unmeasured(&self) -> f64 {
+        let b = self.app.server_b.as_ref().expect("server B runs");
+        let of = "of=\"replicas\"";
+        b.metric(self.app.http(), "identity_measurements_failed_total", of)
+    }
+
     /// The resync Job has failed.
     pub fn fail_resync(&self) {
         self.kube_state.fail();
@@ -178,9 +204,9 @@ impl Stack {
 
     /// Nobody else comes to the table of user-service until the result is dropped; an event waits for it, and as many
     /// requests as there are connections.
-    pub fn hold_references(&mut self) -> Held {
+    pub fn hold_references(&mut self) -> Hold {
         let table = "LOCK TABLE auth_user_references IN ACCESS EXCLUSIVE MODE";
-        let held = Held::begin(self.user_service_database.url(), table);
+        let held = Hold::new(self.user_service_database.url(), table);
         self.rounds += 1;
         self.user_created(self.rounds, "held");
         let url = format!("{}/api/v1/auth-user-references", self.user_service.url);
@@ -200,14 +226,14 @@ impl Stack {
         self.signal_b(Signal::CONT);
     }
 
-    /// With server B frozen: an SMS that has been due for long, and that nobody can claim until the result is dropped.
-    pub fn hold_an_sms(&self) -> Held {
+    /// With server B frozen: an SMS that was submitted long ago, and that nobody can claim until the result is dropped.
+    pub fn hold_an_sms(&self) -> Hold {
         let id = self.app.sql(
-            "UPDATE sms_messages SET status = 'queued', next_attempt_at = now() - interval '10 minutes'
+            "UPDATE sms_messages SET status = 'queued', submitted_at = now() - interval '11 minutes', next_attempt_at = now()
              WHERE message_id = (SELECT message_id FROM sms_messages LIMIT 1) RETURNING message_id",
         );
         let row = format!("SELECT FROM sms_messages WHERE message_id = '{id}' FOR UPDATE");
-        Held::begin(&self.database_url, &row)
+        Hold::new(&self.database_url, &row)
     }
 
     fn signal_b(&self, signal: Signal) {
@@ -251,6 +277,19 @@ impl Stack {
         );
         assert!(routed.expect("the broker takes it"), "not routed");
     }
+}
+
+fn providers_file(dir: &Path) -> String {
+    let providers = json!({
+        "providers": {"log": "log", "gone": {"http": {"url": "http://127.0.0.1:9/"}}},
+        "routes": [
+            {"prefix": "", "providers": ["log"]},
+            {"prefix": GONE, "providers": ["gone"]},
+        ],
+    });
+    let path = dir.join("providers.yaml");
+    fs::write(&path, providers.to_string()).expect("a file");
+    path.display().to_string()
 }
 
 fn user_service(rabbitmq_url: &str, database_url: &str) -> Node {

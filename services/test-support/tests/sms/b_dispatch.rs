@@ -103,6 +103,29 @@ fn a_gateway_that_does_not_let_us_in_is_asked_again() {
 }
 
 #[test]
+fn many_sms_behind_a_gateway_that_hangs_do_not_hold_up_those_of_another() {
+    // They took longer than a test waits, when each waited for room.
+    const BEHIND: u32 = 30_000;
+    let (first, second) = (Gateway::start("first"), Gateway::start("second"));
+    first.behave(Behaviour::Hang);
+    let world = World::new().gateways(&[&first, &second], 20).started();
+    let user = world.user("alice", 10);
+    let _ = world.sql(&format!(
+        "INSERT INTO sms_messages (message_id, user_id, recipient, body, encoding, segments, submitted_at, admission_epoch,
+                                   admission_sequence, admission_cache_age_ms, status)
+         SELECT gen_random_uuid(), {user}, '+14155550123', 'x', 'gsm7', 1, now(), 1, 1, 0, 'queued'
+         FROM generate_series(1, {BEHIND})"
+    ));
+    world.publish(&world.envelope(user, 1, &json!({"to": "+4915112345678"})));
+    world.until(
+        "SELECT status FROM sms_messages WHERE recipient = '+4915112345678'",
+        "sent",
+    );
+    // As many as it takes at once.
+    assert!(first.asked().len() >= 64);
+}
+
+#[test]
 fn an_sms_that_waits_for_room_at_its_provider_has_no_steps_of_it() {
     // Two more than a provider takes at once.
     const SMS: u64 = 66;

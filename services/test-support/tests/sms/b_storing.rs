@@ -1,5 +1,6 @@
 //! A batch of SMS is stored once, charged once, and never beyond the quota.
 
+use std::collections::HashSet;
 use std::thread;
 
 use anyhow::ensure;
@@ -7,6 +8,7 @@ use serde_json::{Value, json};
 use test_support::app::DEADLINE;
 use test_support::eventually;
 
+use super::b_gateway::Gateway;
 use super::b_world::{World, id};
 
 const QUOTA: usize = 100;
@@ -39,8 +41,10 @@ fn duplicates_and_redeliveries_are_charged_once() {
 }
 
 #[test]
-fn the_quota_is_exact_though_two_server_bs_store_and_messages_come_twice() {
-    let mut world = World::start();
+fn the_quota_is_exact_and_each_sms_handed_over_once_though_there_are_two_server_bs_and_messages_come_twice()
+ {
+    let gateway = Gateway::without_tokens("first");
+    let mut world = World::with_patience(&gateway);
     let user = world.user("alice", u32::try_from(QUOTA).expect("small"));
     let _ = world.kill_b();
     thread::scope(|scope| {
@@ -68,6 +72,10 @@ fn the_quota_is_exact_though_two_server_bs_store_and_messages_come_twice() {
     );
     world.until("SELECT segments FROM sms_usage", &QUOTA.to_string());
     assert_eq!(world.metric("identity_sms_over_quota_total", ""), rest);
+    // The gateway would send whatever it is asked for.
+    let tokens = gateway.tokens_sent();
+    let different: HashSet<_> = tokens.iter().collect();
+    assert_eq!((tokens.len(), different.len()), (QUOTA, QUOTA));
 }
 
 #[test]

@@ -6,11 +6,15 @@ mod a_quota;
 mod a_slow_clients;
 mod a_status;
 mod b_dispatch;
+#[path = "../common/gateway.rs"]
 mod b_gateway;
 mod b_kill;
 mod b_receipts;
 mod b_records;
 mod b_retention;
 mod b_storing;
+mod b_tls;
 mod b_world;
+#[path = "../common/mod.rs"]
+mod common;
 mod end_to_end;

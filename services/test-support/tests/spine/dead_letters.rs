@@ -83,6 +83,27 @@ fn dead_letters_are_listed_without_their_content_shown_whole_and_purged_one_by_o
     let _ = listed(&app, 0);
 }
 
+/// More than a quorum queue takes acknowledgements of at a time.
+#[test]
+fn of_many_dead_letters_none_comes_back_that_was_purged() {
+    const MANY: usize = 300;
+    let (setup, guards) = Setup::shared();
+    let (management, vhost) = (guards.1.management().clone(), guards.1.name().to_owned());
+    let mut app = App::new(setup, Some(guards));
+    app.start_b();
+    let _ = listed(&app, 0);
+    for number in 0..MANY {
+        let id = format!("01900000-0000-7000-8000-{number:012}");
+        let properties = json!({"type": "sms.submitted", "message_id": id});
+        let queue = "sms_outbound_queue.dead";
+        let routed = management.publish(&vhost, "", queue, &properties, GARBAGE.as_bytes());
+        assert!(routed.expect("the broker takes it"), "no queue");
+    }
+    let (purged, text) = dead_letters(&app, &["purge", "--all"]);
+    assert!(purged && text.contains("300 purged"), "{text}");
+    let _ = listed(&app, 0);
+}
+
 #[test]
 fn a_requeued_dead_letter_is_stored_once_what_it_was_refused_for_is_mended() {
     let (setup, guards) = Setup::shared();

@@ -131,12 +131,30 @@ fn the_backlog_of_sms_is_told_by_status_up_to_a_limit() {
         [(name, "queued", queued), (name, "sending", sending)]
     };
     eventually_says(&app, b, &backlog(3.0, 2.0));
-    eventually_says(&app, b, &[("identity_sms_backlog_oldest_seconds", "", 0.0)]);
+    // Not due, and old all the same: a provider that fails makes such ones.
+    let _ = app.sql(
+        "UPDATE sms_messages SET submitted_at = now() - interval '1 h' WHERE status = 'sending'",
+    );
+    eventually(DEADLINE, "the age of the oldest", || {
+        let age = b.metric(app.http(), "identity_sms_backlog_oldest_seconds", "");
+        ensure!((3_600.0..3_660.0).contains(&age), "{age}");
+        Ok(())
+    });
     // Many: a look may cost no more than so much.
     sms(20_000, "queued", "now() + interval '2 h'");
     eventually(DEADLINE, "no more than the limit", || {
         let queued = b.metric(app.http(), "identity_sms_backlog", "");
         ensure!((queued - 10_000.0).abs() < f64::EPSILON, "{queued}");
+        Ok(())
+    });
+    // Behind all of these: what a provider fails is put off for longer each time.
+    let _ = app.sql(
+        "UPDATE sms_messages SET submitted_at = now() - interval '2 h', next_attempt_at = now() + interval '3 h', failures = 9
+         WHERE status = 'sending'",
+    );
+    eventually(DEADLINE, "the age of the oldest", || {
+        let age = b.metric(app.http(), "identity_sms_backlog_oldest_seconds", "");
+        ensure!((7_200.0..7_260.0).contains(&age), "{age}");
         Ok(())
     });
 }

@@ -1,5 +1,6 @@
 //! A replica proves that its cache equals the database, and notices when it cannot.
 
+use anyhow::ensure;
 use serde_json::json;
 use test_support::app::{App, DEADLINE, Setup, Verdict};
 use test_support::eventually;
@@ -115,6 +116,59 @@ fn a_wait_names_the_replica_that_has_not_applied_the_change_in_time() {
     let (ok, output) = app.cli(&arguments);
     // It is counted as live until its lease has run out: it might be serving, cut off.
     assert!(!ok && output.contains("a-1"), "{output}");
+
+    let path = format!("/users/{id}?wait=all&wait_seconds=1");
+    let body = json!({"daily_quota": 7});
+    let answer = app.admin("PATCH", &path, Some(&body)).expect("B answers");
+    assert_eq!(answer.status, 200, "the change is made: {}", answer.text);
+    assert_eq!(answer.header("replicas-applied"), "a-0");
+    assert_eq!(answer.header("replicas-waiting"), "a-1");
+}
+
+#[test]
+fn the_status_tells_where_the_cache_stands_what_is_proven_and_how_it_got_there() {
+    let (setup, guards) = Setup::shared();
+    let setup = setup.env("AUDIT_INTERVAL_SECONDS", "1");
+    let mut app = App::new(setup, Some(guards));
+    app.start_all(1);
+    let _ = app.create_user("alice");
+    app.converged(DEADLINE);
+    let digest = app.sql("SELECT encode(digest, 'hex') FROM relay_state");
+    eventually(DEADLINE, "an audit to be told of", || {
+        let status = app.replicas[0].status(app.http());
+        ensure!(status["audited_at"].is_string(), "{status}");
+        assert_eq!(status["state"], "synced", "{status}");
+        assert_eq!(
+            (&status["users"], &status["digest"]),
+            (&json!(1), &json!(digest))
+        );
+        assert_eq!(
+            (&status["epoch"], &status["sequence"]),
+            (&json!(1), &json!(1))
+        );
+        let proven = (
+            &status["proven"],
+            &status["proven_epoch"],
+            &status["proven_sequence"],
+        );
+        assert_eq!(proven, (&json!(true), &json!(1), &json!(1)), "{status}");
+        for time in ["since", "proven_at"] {
+            assert!(status[time].is_string(), "{time}: {status}");
+        }
+        let age = status["staleness_seconds"].as_f64().expect("a number");
+        assert!((0.0..30.0).contains(&age), "{status}");
+        let snapshot = &status["last_snapshot"];
+        assert_eq!(
+            (&snapshot["cause"], &snapshot["users"]),
+            (&json!("connected"), &json!(0))
+        );
+        assert!(
+            snapshot["duration_seconds"].is_f64() && snapshot["at"].is_string(),
+            "{status}"
+        );
+        assert!(status["last_error"].is_null(), "{status}");
+        Ok(())
+    });
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Processes start in any order and become ready by themselves.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use test_support::app::{App, DEADLINE, Setup, Verdict};
@@ -90,43 +89,4 @@ fn server_b_without_database_and_broker_lives_and_becomes_ready_when_they_come()
     app.start_a();
     app.wait_ready();
     app.everywhere(&user.key, Verdict::Accepted);
-}
-
-#[test]
-fn ten_replicas_that_reconnect_at_once_share_one_read_of_the_table() {
-    let (mut setup, guards) = Setup::shared();
-    let link = setup.relay_replicas_to_broker();
-    let mut app = App::new(setup, Some(guards));
-    app.start_all(10);
-    let user = app.create_user("alice");
-    app.everywhere(&user.key, Verdict::Accepted);
-
-    let before = snapshots_read(&app);
-    link.cut_once();
-    for replica in &app.replicas {
-        eventually(DEADLINE, "a proof on a new connection", || {
-            let status = replica.status(app.http());
-            anyhow::ensure!(
-                status["connects"] == 2 && status["proven"] == true,
-                "{status}"
-            );
-            Ok(())
-        });
-    }
-    let reads = snapshots_read(&app).len() - before.len();
-    println!("{reads} reads for 10 replicas");
-    assert_eq!(reads, 1, "{reads} reads for 10 replicas");
-    app.everywhere(&user.key, Verdict::Accepted);
-}
-
-/// The snapshots that server B has sent, each one read of the table.
-fn snapshots_read(app: &App) -> HashSet<String> {
-    app.output()
-        .lines()
-        .filter(|line| line.contains("snapshot sent"))
-        .filter_map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).ok()?;
-            Some(line["fields"]["snapshot_id"].as_str()?.to_owned())
-        })
-        .collect()
 }

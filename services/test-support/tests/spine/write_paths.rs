@@ -81,10 +81,14 @@ fn users_imported_from_csv_reach_every_replica() {
         let _ = writeln!(csv, "user-{number},{number},true,imported-key-{number:05}");
     }
     std::fs::write(file.path(), csv).expect("the CSV file is written");
-    let (ok, output) = app.cli(&["users", "import", &file.path().display().to_string()]);
-    assert!(ok, "{output}");
+    let file = file.path().display().to_string();
+    let (ok, output) = app.cli(&["users", "import", &file, "--wait", "--wait-seconds", "60"]);
+    assert!(ok && output.contains("applied by 2 replicas"), "{output}");
     for number in [0, 1_234, 2_499] {
-        app.everywhere(&format!("imported-key-{number:05}"), Verdict::Accepted);
+        let key = format!("imported-key-{number:05}");
+        for replica in &app.replicas {
+            assert_eq!(app.verdict(replica, &key), Verdict::Accepted);
+        }
     }
     for replica in &app.replicas {
         eventually(DEADLINE, "all users in the cache, proven", || {

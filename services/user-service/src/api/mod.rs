@@ -1,6 +1,7 @@
 //! The API, read-only: `/api/v1/auth-user-references`, described by `/openapi.json`. Errors are
 //! `application/problem+json`.
 
+mod problems;
 #[expect(unused_qualifications, reason = "written by utoipa's macros")]
 mod references;
 #[cfg(test)]
@@ -16,7 +17,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use service_runtime::api::{self, AnsweredAt};
-use service_runtime::problem::Problem;
+use service_runtime::problem::{self, Problem};
 use sqlx::PgPool;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -33,7 +34,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(15);
         title = "user-service",
         description = "One AuthUserReference for every user that the auth-service has created"
     ),
-    components(schemas(references::ProblemBody))
+    components(schemas(problem::openapi::ProblemBody))
 )]
 struct Description;
 
@@ -56,6 +57,7 @@ pub fn router(pool: PgPool) -> anyhow::Result<Router> {
         .layer(from_fn(limit_time));
     Ok(routes
         .route("/openapi.json", openapi)
+        .merge(problem::router("user-service", problems::catalogue()))
         .fallback(api::not_found)
         .method_not_allowed_fallback(api::method_not_allowed)
         .layer(layers)
@@ -65,6 +67,8 @@ pub fn router(pool: PgPool) -> anyhow::Result<Router> {
 async fn limit_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(TIME_LIMIT, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Problem::unavailable("timeout", "the request took too long", 5).into_response(),
+        Err(_) => Problem::of(&problems::TIMEOUT, "the request took too long")
+            .with_retry_after(5)
+            .into_response(),
     }
 }

@@ -1,16 +1,21 @@
 //! `/api/v1/auth-user-references`.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
 use serde::Deserialize;
 use service_runtime::database;
-use service_runtime::problem::Problem;
+use service_runtime::problem::{Problem, openapi};
+use service_runtime::query::{known, parameter};
 use sqlx::PgPool;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::response::Response;
+use utoipa::{IntoParams, IntoResponses};
 use wire_contract::UserId;
 
+use super::problems::{self, REFERENCE_NOT_FOUND};
 use crate::references::{self, AuthUserReference, MAX_PAGE, ReferencePage};
 
 /// References in a page where the query does not say.
@@ -29,21 +34,18 @@ pub struct ListQuery {
     limit: Option<String>,
 }
 
-/// An error (RFC 9457).
-#[derive(ToSchema)]
-#[schema(as = Problem)]
-#[expect(dead_code, reason = "describes what service_runtime::problem writes")]
-pub struct ProblemBody {
-    /// What the status means
-    title: String,
-    /// The HTTP status
-    status: u16,
-    /// What exactly is wrong
-    detail: String,
-    /// Stable, for programs
-    code: String,
-    /// The parameter at fault
-    field: Option<String>,
+struct ListProblems;
+impl IntoResponses for ListProblems {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        openapi::responses(&problems::of_list())
+    }
+}
+
+struct OneProblems;
+impl IntoResponses for OneProblems {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        openapi::responses(&problems::of_one())
+    }
 }
 
 /// The references, in the order of their ids
@@ -53,18 +55,14 @@ pub struct ProblemBody {
     params(ListQuery),
     responses(
         (status = 200, body = ReferencePage),
-        (status = 400, description = "Unknown parameter", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "The database is not available", body = ProblemBody, content_type = "application/problem+json"),
+        ListProblems,
     )
 )]
 pub async fn list(
     State(pool): State<PgPool>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<ReferencePage>, Problem> {
-    let Query(query) = query.map_err(|error| {
-        Problem::new(StatusCode::BAD_REQUEST, "invalid_query", error.body_text())
-    })?;
+    let query = known(query)?;
     let cursor = parameter("cursor", query.cursor, "must be a next_cursor of this list")?;
     let must_be = format!("must be an integer from 1 to {MAX_PAGE}");
     let limit = parameter("limit", query.limit, &must_be)?.unwrap_or(DEFAULT_PAGE);
@@ -82,8 +80,7 @@ pub async fn list(
     params(("user_id" = i64, Path, description = "The auth-service's id")),
     responses(
         (status = 200, body = AuthUserReference),
-        (status = 404, description = "No such user, or not yet", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "The database is not available", body = ProblemBody, content_type = "application/problem+json"),
+        OneProblems,
     )
 )]
 pub async fn get(
@@ -100,17 +97,5 @@ pub async fn get(
 }
 
 fn not_found(detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "reference_not_found", detail)
-}
-
-fn parameter<T: std::str::FromStr>(
-    name: &str,
-    text: Option<String>,
-    must_be: &str,
-) -> Result<Option<T>, Problem> {
-    text.map(|text| {
-        text.parse()
-            .map_err(|_| Problem::invalid_field(name, must_be))
-    })
-    .transpose()
+    Problem::of(&REFERENCE_NOT_FOUND, detail)
 }

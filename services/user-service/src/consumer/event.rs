@@ -1,15 +1,16 @@
-//! From a delivery to the reference that it asks for, or to the reason why it can never become one.
+//! From a body to the reference that it asks for, or to the reason why it can never become one.
 
-use lapin::message::Delivery;
 use serde::Deserialize;
-use service_runtime::amqp::{Destination, MessageSpan};
-use service_runtime::trace;
+use service_runtime::intake::DeadReason;
 use time::OffsetDateTime;
 use wire_contract::{DecodeError, UserCreated, decode_json};
 
 use crate::references::NewReference;
 
 const USER_CREATED: &str = "UserCreated";
+const UNKNOWN_TYPE: DeadReason = DeadReason::UnknownType {
+    expected: USER_CREATED,
+};
 /// Characters.
 const MAX_USERNAME: usize = 255;
 /// Characters: 64 of the local part, `@`, 255 of the domain (RFC 5321, 4.5.3.1).
@@ -17,94 +18,11 @@ const MAX_EMAIL: usize = 320;
 /// Seconds since the epoch, the year 2100: what is beyond was not in seconds.
 const TIMESTAMP_END: f64 = 4_102_444_800.0;
 
-/// A delivery with the reference that it asks for.
-pub struct Readable {
-    pub delivery: Delivery,
-    pub reference: NewReference,
-    /// Ends when the row is committed, or refused.
-    pub span: MessageSpan,
-}
-
-impl Readable {
-    /// The database would not take it.
-    pub fn refused(mut self, reason: DeadReason) -> Poison {
-        self.span.fail(reason.label());
-        Poison {
-            delivery: self.delivery,
-            reason,
-        }
-    }
-}
-
-/// A delivery that can never become a row.
-pub struct Poison {
-    pub delivery: Delivery,
-    pub reason: DeadReason,
-}
-
-/// Why; without contents, since it goes to the log.
-#[derive(Debug, thiserror::Error)]
-pub enum DeadReason {
-    #[error("unknown type: event_type is not {USER_CREATED}")]
-    UnknownType,
-    #[error("malformed: {0}")]
-    Malformed(#[from] DecodeError),
-    #[error("invalid field {field}: {must}")]
-    InvalidField {
-        field: &'static str,
-        must: &'static str,
-    },
-    #[error("refused by the database: SQLSTATE {sqlstate}")]
-    Refused { sqlstate: String },
-}
-
-impl DeadReason {
-    /// All of [`Self::label`].
-    pub const LABELS: [&str; 4] = [
-        "unknown_type",
-        "malformed",
-        "invalid_field",
-        "refused_by_database",
-    ];
-
-    /// The metric's label.
-    pub fn label(&self) -> &'static str {
-        let [unknown_type, malformed, invalid_field, refused] = Self::LABELS;
-        match self {
-            Self::UnknownType => unknown_type,
-            Self::Malformed(_) => malformed,
-            Self::InvalidField { .. } => invalid_field,
-            Self::Refused { .. } => refused,
-        }
-    }
-}
-
-/// Reads each delivery of a queue; both results keep the order.
-pub fn sort(queue: &str, deliveries: Vec<Delivery>) -> (Vec<Readable>, Vec<Poison>) {
-    let (from, batch) = (Destination::named(queue), trace::current());
-    let (mut readable, mut poison) = (Vec::with_capacity(deliveries.len()), Vec::new());
-    for delivery in deliveries {
-        let mut span = MessageSpan::process(from, &delivery, Some(&batch));
-        match read(&delivery.data) {
-            Ok(reference) => readable.push(Readable {
-                delivery,
-                reference,
-                span,
-            }),
-            Err(reason) => {
-                span.fail(reason.label());
-                poison.push(Poison { delivery, reason });
-            }
-        }
-    }
-    (readable, poison)
-}
-
 /// Reads a body. What it says of its type counts, not the AMQP property, which the requirement does not name.
 pub fn read(body: &[u8]) -> Result<NewReference, DeadReason> {
     let event: UserCreated = decode_json(USER_CREATED, body).map_err(|error| blame(body, error))?;
     if event.event_type != USER_CREATED {
-        return Err(DeadReason::UnknownType);
+        return Err(UNKNOWN_TYPE);
     }
     check_text("username", &event.username, 1..=MAX_USERNAME)?;
     check_text("email", &event.email, 0..=MAX_EMAIL)?;
@@ -123,7 +41,7 @@ fn blame(body: &[u8], error: DecodeError) -> DeadReason {
         event_type: String,
     }
     match serde_json::from_slice::<Typed>(body) {
-        Ok(typed) if typed.event_type != USER_CREATED => DeadReason::UnknownType,
+        Ok(typed) if typed.event_type != USER_CREATED => UNKNOWN_TYPE,
         _ => DeadReason::Malformed(error),
     }
 }

@@ -8,6 +8,7 @@ use prometheus::{
     Gauge, IntCounter, IntCounterVec, register_gauge, register_int_counter,
     register_int_counter_vec,
 };
+use service_runtime::intake::DeadReason;
 
 const REGISTERED_ONCE: &str = "each metric has one name and is registered once";
 
@@ -106,7 +107,7 @@ pub fn register() {
         LazyLock::force(counter);
     }
     LazyLock::force(&BATCH_AGE);
-    for reason in super::event::DeadReason::LABELS {
+    for reason in DeadReason::LABELS {
         DEAD_LETTERED.with_label_values(&[reason]);
     }
 }

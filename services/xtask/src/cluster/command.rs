@@ -33,7 +33,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let turn = Turn::wait(&interrupt)?;
     if args.images {
         let engine = Engine::find()?;
-        cargo::build(state.dir(), &interrupt)?;
+        cargo::build(state.dir(), "fast", &interrupt)?;
         let tag = env!("CARGO_PKG_VERSION");
         built = images::build(engine, &state, "fast", images::PREFIX, tag)?
             .into_iter()

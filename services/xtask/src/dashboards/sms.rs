@@ -161,11 +161,11 @@ fn provider() -> Row {
                 "SMS that are stored and not handed over.",
             )
             .width(12)
-            .query("max by (status) (identity_sms_backlog{@})", "{{status}}"),
+            .query("sum by (status) (max by (namespace, status) (identity_sms_backlog{@}))", "{{status}}"),
             Panel::lines(
                 "Oldest SMS in the backlog",
                 "s",
-                "Of those that are due; above 5 minutes an alert fires.",
+                "Since its submission, tries that failed included; above 10 minutes an alert fires.",
             )
             .width(12)
             .query("max(identity_sms_backlog_oldest_seconds{@})", "age"),

@@ -164,17 +164,7 @@ pub fn build_images(
     interrupt: &Interrupt,
     mut note: impl FnMut(String),
 ) -> Result<()> {
-    cargo::build(state.dir(), interrupt)?;
-    let arguments = [
-        "build",
-        "--profile",
-        "fast",
-        "-p",
-        "test-support",
-        "--bin",
-        LOAD,
-    ];
-    cargo::run(cargo::command(state.dir(), &arguments)?, interrupt)?;
+    cargo::build(state.dir(), "fast", interrupt)?;
     for tag in TAGS {
         let built = images::build(engine, state, "fast", prefix, tag)?;
         built.into_iter().for_each(&mut note);

@@ -58,7 +58,7 @@ pub fn command(args: &Args) -> Result<ExitCode> {
         let note = |image| images.push(image);
         e2e::build_images(engine, &state, &args.prefix, &interrupt, note)?;
     } else {
-        cargo::build_profile(state.dir(), profile, &interrupt)?;
+        cargo::build(state.dir(), profile, &interrupt)?;
         images = build(engine, &state, profile, &args.prefix, &args.tag)?;
     }
     for image in images {
@@ -81,7 +81,7 @@ pub fn stand_in_values() -> Value {
     json!({"rabbitmq": image(RABBITMQ), "postgresql": image(POSTGRES)})
 }
 
-/// Puts binaries that [`cargo::build_profile`] built into images `<prefix>/<service>:<tag>`; gives their names.
+/// Puts binaries that [`cargo::build`] built into images `<prefix>/<service>:<tag>`; gives their names.
 ///
 /// They are linked with this machine's C library, which goes into the images: these are the very binaries that were
 /// tested, and a static build would compile everything a second time.

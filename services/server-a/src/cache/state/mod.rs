@@ -2,6 +2,7 @@
 //!
 //! The same function is linked by the service and by the model checker. Rules, from the design:
 //! - a stream event wins if its (epoch, version) is higher; a delete leaves a tombstone
+//! - a number up to which everything was applied is not taken again, whether on this subscription or before it
 //! - a row of a snapshot or full sync (a *source*) replaces the entry as it is, unless anything touched
 //!   that entry since the source started; then the higher version wins, and of equal ones the later read
 //! - only sources whose start this subscription saw, and whose end it has not seen, are obeyed
@@ -28,11 +29,14 @@ use wire_contract::{
 use self::rule::Rules;
 use self::sources::{ChunkState, Sources, Sum};
 use self::stream::Stream;
-use self::users::{Entry, Rank, User, Users, user_of};
+use self::users::{Entry, PreviousKeys, Rank, Told, Users};
 use super::ClientConfig;
 
 pub use self::rule::Rule;
 pub use self::sources::SourceProgress;
+
+/// Users that room is made for at most, whatever is announced: twenty times what the product is made for, some 400 MB.
+const RESERVED_AT_MOST: usize = 20_000_000;
 
 /// What the event did, for counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,7 +68,7 @@ pub enum Effect {
 }
 
 /// See the module's documentation.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct CacheState {
     users: Users,
     sources: Sources,
@@ -128,6 +132,10 @@ impl CacheState {
             },
             ConfigEvent::UserDeleted(event) => self.user_deleted(&event),
             ConfigEvent::SnapshotStarted(event) => {
+                if let Some(users) = event.users {
+                    let users = usize::try_from(users).unwrap_or(usize::MAX);
+                    self.users.reserve(users.min(RESERVED_AT_MOST));
+                }
                 let chunks = ChunkState::new(event.window, event.credit_queue);
                 self.start(event.snapshot_id, Some(chunks))
             }
@@ -157,7 +165,7 @@ impl CacheState {
             return effect;
         }
         let rank = (event.epoch, event.user.version);
-        let user = Some(user_of(&event.user));
+        let user = Some(Told::of(&event.user));
         self.stream_write(event.user.user_id, rank, position.sequence, user, effect)
     }
 
@@ -181,7 +189,7 @@ impl CacheState {
         id: UserId,
         rank: Rank,
         as_of: i64,
-        user: Option<User>,
+        user: Option<Told>,
         effect: Effect,
     ) -> Effect {
         if self.rules.has(Rule::HigherVersionWins)
@@ -215,14 +223,14 @@ impl CacheState {
     }
 
     fn row(&mut self, id: Uuid, as_of: Position, user: &UserRecord) -> Effect {
-        let obeyed = self.is_obeyed_after_its_end(id);
+        let told = Told::of(user);
         let (started, overtaken) = match self.sources.get_mut(id) {
             Some(source) => {
-                source.count_row(user);
+                source.count_row(told.digest(user.user_id));
                 (source.started, source.overtaken)
             }
-            None if obeyed => (0, None),
-            None => return Effect::UnknownSource,
+            None if self.rules.has(Rule::EndedSourcesAreOver) => return Effect::UnknownSource,
+            None => (0, None),
         };
         // A source that read later has completed: what this row tells of has changed, or gone, since.
         if self.rules.has(Rule::OldReadsAreNotNews) && overtaken.is_some_and(|read| as_of < read) {
@@ -242,14 +250,9 @@ impl CacheState {
             entry.confirm(as_of.epoch, as_of.sequence, self.clock);
             return Effect::Stale;
         }
-        let record = Some(user_of(user));
-        self.put(user.user_id, rank, as_of.sequence, record, Some(started));
+        let (id, sequence) = (user.user_id, as_of.sequence);
+        self.put(id, rank, sequence, Some(told), Some(started));
         Effect::Applied
-    }
-
-    /// A source that has ended and is obeyed all the same, by the model checker's wish.
-    fn is_obeyed_after_its_end(&self, id: Uuid) -> bool {
-        self.last_sync_id == Some(id) && !self.rules.has(Rule::EndedSourcesAreOver)
     }
 
     fn put(
@@ -257,9 +260,13 @@ impl CacheState {
         id: UserId,
         rank: Rank,
         as_of: i64,
-        user: Option<User>,
+        user: Option<Told>,
         source_started: Option<u64>,
     ) {
+        let (user, previous, hashes) = match user {
+            Some(told) => (Some(told.user), told.previous, Some(told.hashes)),
+            None => (None, PreviousKeys::default(), None),
+        };
         let entry = Entry {
             rank,
             as_of,
@@ -268,7 +275,8 @@ impl CacheState {
         };
         // Only a source can still tell of a user that is gone; without one there is nothing to remember.
         let with_tombstones = !self.sources.is_empty();
-        self.users.put(id, entry, source_started, with_tombstones);
+        self.users
+            .put(id, entry, previous, hashes, source_started, with_tombstones);
     }
 
     fn sync_completed(&mut self, event: &SyncCompleted) -> Effect {
@@ -346,7 +354,10 @@ impl CacheState {
     #[must_use]
     pub fn wanted(&self) -> Option<SnapshotCause> {
         let (cause, since) = self.stream.need?;
-        (!self.sources.has_snapshot_since(since)).then_some(cause)
+        // Nothing was missed: the proof that a failed source left out comes from a full sync as well. So the one that takes
+        // over from another costs no snapshots.
+        let or_sync = cause == SnapshotCause::Failed && self.applied().is_some();
+        (!self.sources.has_begun_since(since, or_sync)).then_some(cause)
     }
 
     /// The snapshots and full syncs under way.

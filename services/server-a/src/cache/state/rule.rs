@@ -11,6 +11,8 @@ pub enum Rule {
     EpochsBeforeVersions,
     /// A number that was seen is not taken again.
     NumbersOnce,
+    /// Nor one that was applied before the queue was bound.
+    AppliedNumbersOnce,
     /// A row is compared with what touched its entry since its source started.
     TouchedEntriesAreCompared,
     /// A row replaces an entry that nothing touched, as it is.
@@ -41,6 +43,8 @@ pub enum Rule {
     NoProofUnderWay,
     /// Nothing is compared while a snapshot is needed.
     NoProofInNeed,
+    /// A bookmark is compared only by a cache that stands just there.
+    ComparedWhereReached,
     /// Digests that differ ask for a snapshot.
     MismatchAsks,
     /// A bookmark ahead of the stream is a gap.

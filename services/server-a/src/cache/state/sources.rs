@@ -2,8 +2,7 @@
 
 use uuid::Uuid;
 use wire_contract::{
-    DIGEST_VERSION, Position, SnapshotCompleted, SnapshotCredit, SyncProgress, UserRecord,
-    UserSetDigest,
+    DIGEST_VERSION, Position, SnapshotCompleted, SnapshotCredit, SyncProgress, UserSetDigest,
 };
 
 /// A snapshot or a full sync under way.
@@ -62,9 +61,9 @@ pub(super) enum Sum {
 
 impl Source {
     /// A row counts whether or not it is news.
-    pub fn count_row(&mut self, user: &UserRecord) {
+    pub fn count_row(&mut self, digest: UserSetDigest) {
         self.rows += 1;
-        self.digest += UserSetDigest::of_user(user);
+        self.digest += digest;
     }
 
     pub fn count_chunk(&mut self, index: u32) {
@@ -128,10 +127,10 @@ impl Sources {
         self.0.is_empty()
     }
 
-    /// Whether a snapshot is under way that started after this reading of the clock.
-    pub fn has_snapshot_since(&self, since: u64) -> bool {
+    /// Whether a snapshot, `or_sync` a full sync, is under way that started after this reading of the clock.
+    pub fn has_begun_since(&self, since: u64, or_sync: bool) -> bool {
         let mut sources = self.0.iter();
-        sources.any(|source| source.chunks.is_some() && source.started > since)
+        sources.any(|source| (or_sync || source.chunks.is_some()) && source.started > since)
     }
 
     pub fn under_way(&self) -> impl Iterator<Item = SourceProgress> + '_ {

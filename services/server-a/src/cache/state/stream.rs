@@ -44,6 +44,10 @@ impl Stream {
     /// Follows the numbers of the stream. A gap is noted; the event itself is still good.
     pub fn advance(&mut self, position: Position, clock: u64) -> Effect {
         let Some(seen) = self.seen else {
+            // A relay that lost its lock may publish late, and what was deleted since has left no tombstone.
+            if Some(position) <= self.applied && self.rules.has(Rule::AppliedNumbersOnce) {
+                return Effect::Duplicate;
+            }
             self.first_seen = Some(position);
             self.seen = Some(position);
             return Effect::Applied;
@@ -149,7 +153,8 @@ impl Stream {
     fn is_comparable(&self, bookmark: &Bookmark) -> bool {
         // Rows of a source that was given up may be ahead of the stream.
         (self.need.is_none() || !self.rules.has(Rule::NoProofInNeed))
-            && self.applied() == Some(bookmark.position)
+            && (self.applied() == Some(bookmark.position)
+                || !self.rules.has(Rule::ComparedWhereReached))
             && self
                 .comparable_from
                 .is_none_or(|from| from <= bookmark.position)

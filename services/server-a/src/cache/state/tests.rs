@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use time::OffsetDateTime;
 use wire_contract::{
     ApiKey, Bookmark, DIGEST_VERSION, KeyDigest, PreviousKey, SnapshotAborted, SnapshotStarted,
-    SyncAborted, SyncStarted,
+    SyncAborted, SyncStarted, key_hash,
 };
 
 use super::*;
@@ -59,6 +59,7 @@ fn started(snapshot_id: Uuid) -> ConfigEvent {
         snapshot_id,
         credit_queue: "credit".to_owned(),
         window: 4,
+        users: None,
     })
 }
 
@@ -377,9 +378,9 @@ fn a_digest_that_differs_asks_for_a_snapshot() {
 fn a_key_left_behind_in_the_index_makes_the_digest_differ() {
     let mut state = synced(5, &[record(1, "k1", 1)]);
     // What a forgotten release would leave.
-    state
-        .users
-        .claim(KeyDigest::of("stale").short(), 1, (EPOCH, 1), None, None);
+    let key = KeyDigest::of("left behind").short();
+    let hash = key_hash(1, &key, None);
+    state.users.claim(key, hash, 1, (EPOCH, 1), None, None);
     assert_eq!(
         state.apply(bookmark(5, &[record(1, "k1", 1)])),
         Effect::Mismatch

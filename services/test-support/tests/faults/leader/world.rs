@@ -1,21 +1,16 @@
 //! A leader, a standby and two replicas under load, and what is done to the leader.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, Command, Stdio};
-
 use anyhow::{Result, ensure};
 use test_support::app::{App, DEADLINE, Node, Setup};
-use test_support::servers::packages;
-use test_support::{Link, TcpRelay, Writer, eventually};
+use test_support::{Hold, Link, TcpRelay, Writer, eventually};
 
+use crate::lock::kill_holder;
 use crate::stream::{Listener, Watch, assert_equal, counter};
 
 const USERS: u64 = 5_000;
 const WRITES_PER_SECOND: u32 = 500;
-/// The relay's advisory lock, as `pg_locks` spells it.
-const LOCK: &str = "locktype = 'advisory' AND granted AND objsubid = 1
-    AND (classid::bigint << 32 | objid::bigint) = x'1de75711c0de0001'::bigint
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+/// The relay's advisory lock.
+const LOCK: u64 = 0x1de7_5711_c0de_0001;
 /// The rows that were given a number and are not known to be confirmed.
 pub const NUMBERED: &str = "SELECT count(*) FROM outbox WHERE sequence IS NOT NULL";
 
@@ -170,10 +165,7 @@ impl World {
     /// PostgreSQL ends the session that holds the leader's lock; the process does not know yet. Gives its term.
     pub fn kill_lock_connection(&self) -> i64 {
         let term = self.app.sql("SELECT term FROM relay_state");
-        let killed = self.app.sql(&format!(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE {LOCK}"
-        ));
-        assert_eq!(killed, "t");
+        kill_holder(&self.app, LOCK);
         term.parse().expect("a number")
     }
 
@@ -231,40 +223,5 @@ impl std::fmt::Display for Outcome {
              of them let in again in {} tries; both caches equal",
             self.written, self.numbers, self.repeated, self.late, self.refused, self.asked_again
         )
-    }
-}
-
-/// Row locks, held by a session of its own until dropped.
-pub struct Hold {
-    psql: Child,
-    input: Option<ChildStdin>,
-}
-
-impl Hold {
-    fn new(database_url: &str, select: &str) -> Self {
-        let bin = packages::find_postgres_bin().expect("PostgreSQL is installed");
-        let mut psql = Command::new(bin.join("psql"))
-            .args(["--no-psqlrc", "--quiet", database_url])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("psql starts");
-        let mut input = psql.stdin.take().expect("piped");
-        writeln!(input, "BEGIN; {select};\n\\echo held").expect("psql reads");
-        let output = BufReader::new(psql.stdout.take().expect("piped"));
-        let mut lines = output.lines().map_while(Result::ok);
-        assert!(lines.any(|line| line == "held"), "{select}");
-        Self {
-            psql,
-            input: Some(input),
-        }
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        // The end of its input ends psql, and so the transaction.
-        drop(self.input.take());
-        let _ = self.psql.wait();
     }
 }
