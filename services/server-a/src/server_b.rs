@@ -14,10 +14,11 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, Method, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use service_runtime::http_client;
 use service_runtime::trace::TraceContext;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -230,12 +231,15 @@ impl Peer {
         if !parameters.is_empty() {
             url.query_pairs_mut().extend_pairs(parameters);
         }
-        let response = self
-            .http
-            .get(url)
-            .bearer_auth(self.token.expose_secret())
-            .headers(trace_headers())
-            .send()
+        let request = async {
+            self.http
+                .get(url.clone())
+                .bearer_auth(self.token.expose_secret())
+                .headers(trace_headers())
+                .send()
+                .await
+        };
+        let response = http_client::traced(&Method::GET, &url, request)
             .await
             .map_err(|error| transport(&error))?;
         let status = response.status();

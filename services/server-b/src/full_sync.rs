@@ -19,7 +19,7 @@ use service_runtime::amqp::{Message, PublishError, Publisher};
 use sqlx::postgres::PgQueryResult;
 use sqlx::{Connection, PgConnection, PgPool};
 use time::OffsetDateTime;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -38,8 +38,8 @@ use crate::wire_image::{KeyForm, WireImage};
 
 /// How often a request is looked for.
 const POLL: Duration = Duration::from_millis(250);
-/// How often it is tried to tell of a sync that failed: for as long as a connection takes to be made anew.
-const GIVE_UP_TRIES: u32 = 40;
+/// How long it is tried to tell of runs that failed: as long as a connection takes to be made anew.
+const TELL_WITHIN: Duration = Duration::from_secs(15);
 /// Unconfirmed messages at a time.
 const IN_FLIGHT: usize = 256;
 /// Rows between two looks at the replicas, and two updates of the progress.
@@ -173,8 +173,9 @@ impl FullSyncs {
                     // Not ours any more, or no database: the sync is run again, and gives this run up when that begins.
                     // Sooner, every replica would ask for a snapshot.
                     self.look(&attempt).await?;
-                    for run_id in attempt.earlier_runs().chain([attempt.run_id()]) {
-                        self.give_up(run_id).await;
+                    let runs = attempt.earlier_runs().chain([attempt.run_id()]);
+                    if timeout(TELL_WITHIN, self.give_up(runs)).await.is_err() {
+                        tracing::warn!(%sync_id, "replicas were not told that the full sync failed");
                     }
                     self.finish(&attempt, Some(&text)).await?;
                     metrics::failed();
@@ -247,17 +248,13 @@ impl FullSyncs {
 
     /// Replicas prove nothing while a sync is under way: they need not wait until it seems dead. The broker may be what it
     /// failed for.
-    async fn give_up(&self, run_id: Uuid) {
-        for _ in 0..GIVE_UP_TRIES {
-            match self.publish(&aborted(run_id)).await {
-                Ok(()) => return,
-                Err(error) => {
-                    tracing::info!(%error, %run_id, "telling replicas that the full sync failed");
-                }
+    async fn give_up(&self, runs: impl Iterator<Item = Uuid>) {
+        for run_id in runs {
+            while let Err(error) = self.publish(&aborted(run_id)).await {
+                tracing::info!(%error, %run_id, "telling replicas that the full sync failed");
+                tokio::time::sleep(POLL).await;
             }
-            tokio::time::sleep(POLL).await;
         }
-        tracing::warn!(%run_id, "replicas were not told that the full sync failed");
     }
 
     async fn publish(&self, event: &ConfigEvent) -> Result<(), PublishError> {

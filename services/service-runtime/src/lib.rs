@@ -6,6 +6,7 @@
 //! - [`readiness`]: named gates; `/readyz` tells which are closed
 //! - [`admin`]: `/livez`, `/readyz`, `/status`, `/metrics`
 //! - [`http`]: an HTTP server with limits and graceful shutdown
+//! - [`http_client`]: requests to others, in the trace
 //! - [`api`]: what is around the routes of every HTTP API
 //! - [`problem`]: RFC 9457 errors, and the page that lists them
 //! - [`query`]: parameters in the query of a URL
@@ -20,6 +21,7 @@ pub mod api;
 pub mod config;
 pub mod database;
 pub mod http;
+pub mod http_client;
 pub mod intake;
 pub mod lifecycle;
 mod metrics;

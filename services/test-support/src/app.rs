@@ -216,6 +216,19 @@ impl App {
         self.wait_ready();
     }
 
+    /// The same, with replicas that ask server B what became of SMS; needs a `SERVICE_TOKEN` in the setup.
+    ///
+    /// # Panics
+    /// When they do not get ready.
+    pub fn start_all_asking(&mut self, replicas: usize) {
+        self.start_b();
+        let server_b = self.server_b.as_ref().expect("it was just started");
+        let variable = ("SERVER_B_URL".to_owned(), server_b.url.clone());
+        self.setup.environment.push(variable);
+        self.start_at_once(replicas);
+        self.wait_ready();
+    }
+
     /// Starts server B; does not wait for it to be ready.
     pub fn start_b(&mut self) {
         let command = self

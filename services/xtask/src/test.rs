@@ -37,6 +37,9 @@ pub struct Args {
     arguments: Vec<String>,
 }
 
+/// Lines of the broker's log that are shown when a test has failed.
+const BROKER_ERRORS: usize = 60;
+
 /// Speaks TLS for the tests' SMS gateway.
 const TLS_FRONT: (&str, &str) = ("socat", "socat");
 
@@ -97,6 +100,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut sum = Summary::default();
     let status = cargo::run_looking(command, &interrupt, |line| sum.add(line))?;
     let with_programs = !all || programs.run_tests(prepared, &interrupt, &mut sum)?;
+    if !status.success() || !with_programs {
+        let errors = rabbitmq.last_errors(BROKER_ERRORS);
+        println!(
+            "What the shared broker has logged last as errors, in case it is the reason:\n{errors}"
+        );
+    }
     drop((rabbitmq, postgres));
     let rules = if all {
         let command = cargo::command(state.dir(), &MERGE_RULES)?;

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{TOKEN, api_over, migrated};
+use super::{Api, TOKEN, api_over, migrated};
 
 /// Connections of the pool.
 const POOL: u32 = 8;
@@ -24,7 +24,7 @@ fn clients() -> usize {
     }
 }
 
-async fn go_away(address: std::net::SocketAddr, number: usize, after: Duration) {
+async fn go_away(address: std::net::SocketAddr, token: String, number: usize, after: Duration) {
     let mut stream = TcpStream::connect(address).await.expect("B listens");
     let body = format!(r#"{{"username": "user-{number}"}}"#);
     let (line, body) = match number % 4 {
@@ -37,7 +37,7 @@ async fn go_away(address: std::net::SocketAddr, number: usize, after: Duration) 
         _ => ("POST /admin/v1/users", body),
     };
     let request = format!(
-        "{line} HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n\
+        "{line} HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
@@ -57,14 +57,23 @@ async fn clients_that_go_away_half_way_leave_no_broken_connection_in_the_pool() 
         .expect("bound");
     let address = server.local_addr().expect("bound");
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(server.serve(api_over(&pool), stop.clone()));
+    let api = Api {
+        router: api_over(&pool),
+        pool,
+        database,
+    };
+    let stored = api.token("some", "admin").await;
+    let serving = tokio::spawn(server.serve(api.router.clone(), stop.clone()));
 
     for round in 0..clients() / ROUND {
         relay.set_link(Link::Silent);
         let mut round_of_clients = JoinSet::new();
         for number in 0..ROUND {
             let after = Duration::from_millis(number as u64 % 20);
-            round_of_clients.spawn(go_away(address, round * ROUND + number, after));
+            // One is compared in memory, the other looked for in the database.
+            let token = [TOKEN, &stored][number / 4 % 2].to_owned();
+            let number = round * ROUND + number;
+            round_of_clients.spawn(go_away(address, token, number, after));
         }
         // Some statements get through while the clients go.
         tokio::time::sleep(Duration::from_millis(8)).await;
@@ -79,12 +88,12 @@ async fn clients_that_go_away_half_way_leave_no_broken_connection_in_the_pool() 
     test_support::eventually(
         Duration::from_mins(2),
         "every connection back in the pool",
-        || usize::try_from(pool.size()).is_ok_and(|size| pool.num_idle() == size),
+        || usize::try_from(api.pool.size()).is_ok_and(|size| api.pool.num_idle() == size),
     );
     // Each connection of the pool at once: none is in a transaction, and all answer what they are asked.
     let mut connections = Vec::new();
     for _ in 0..POOL {
-        connections.push(pool.acquire().await.expect("a connection"));
+        connections.push(api.pool.acquire().await.expect("a connection"));
     }
     for (number, connection) in connections.iter_mut().enumerate() {
         let number = i64::try_from(number).expect("a few");
@@ -100,9 +109,7 @@ async fn clients_that_go_away_half_way_leave_no_broken_connection_in_the_pool() 
     let idle_in_transaction = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
     test_support::eventually(Duration::from_secs(30), "no open transaction", || {
-        database
-            .sql(idle_in_transaction)
-            .is_ok_and(|count| count == "0")
+        api.sql(idle_in_transaction) == "0"
     });
     stop.cancel();
     serving.await.expect("no panic").expect("served to the end");

@@ -12,7 +12,7 @@ const REQUESTS: usize = 3_000;
 const METHODS: [&str; 10] = [
     "GET", "GET", "POST", "POST", "PATCH", "DELETE", "PUT", "HEAD", "OPTIONS", "BREW",
 ];
-const PATHS: [&str; 16] = [
+const PATHS: [&str; 19] = [
     "/users",
     "/users/1",
     "/users/2",
@@ -27,10 +27,13 @@ const PATHS: [&str; 16] = [
     "/tokens/some",
     "/tokens/%00",
     "/audit",
+    "/replicas",
+    "/full-syncs",
+    "/full-syncs/%00",
     "/full-syncs/0198c5a0-0000-7000-8000-000000000001",
     "/sms/0198c5a0-0000-7000-8000-000000000001",
 ];
-const PARAMETERS: [&str; 12] = [
+const PARAMETERS: [&str; 13] = [
     "cursor",
     "limit",
     "username",
@@ -43,6 +46,7 @@ const PARAMETERS: [&str; 12] = [
     "from_time",
     "to_time",
     "wait",
+    "wait_seconds",
 ];
 const FIELDS: [&str; 9] = [
     "username",

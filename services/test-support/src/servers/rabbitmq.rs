@@ -220,6 +220,15 @@ impl RabbitMq {
         self.dir.join("rabbitmq.log")
     }
 
+    /// The last lines of level error in the log, so many at most.
+    #[must_use]
+    pub fn last_errors(&self, lines: usize) -> String {
+        let log = fs::read(self.log()).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let errors: Vec<&str> = log.lines().filter(|it| it.contains("[error]")).collect();
+        errors[errors.len().saturating_sub(lines)..].join("\n")
+    }
+
     fn start_epmd(&mut self) -> Result<()> {
         let port = self.ports.epmd;
         // Started here rather than by Erlang, whose daemon would outlive the broker.

@@ -19,6 +19,7 @@ const APPLY: &str = "process config_events_exchange:server-a.{instance}.{connect
 const KEY: &str = "canary-9d8c7b6a5f4e3d2c1b0a";
 const NUMBER: &str = "+14155559876";
 const TEXT: &str = "canary text of an SMS";
+const SERVICE_TOKEN: &str = "canary-service-token-0123456789";
 const RECEIPT_SECRET: &str = "canary-of-receipts-0123456789";
 
 fn app(collector: &Collector, more: &[(&str, &str)]) -> App {
@@ -26,6 +27,7 @@ fn app(collector: &Collector, more: &[(&str, &str)]) -> App {
     let setup = setup
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.grpc_url())
         .env("OTEL_BSP_SCHEDULE_DELAY", "500")
+        .env("SERVICE_TOKEN", SERVICE_TOKEN)
         .env(
             "OTEL_RESOURCE_ATTRIBUTES",
             "deployment.environment.name=test",
@@ -34,7 +36,7 @@ fn app(collector: &Collector, more: &[(&str, &str)]) -> App {
         .iter()
         .fold(setup, |setup, (name, value)| setup.env(name, value));
     let mut app = App::new(setup, Some(guards));
-    app.start_all(2);
+    app.start_all_asking(2);
     app
 }
 
@@ -186,6 +188,13 @@ fn an_sms_is_one_trace_from_its_request_to_the_provider_s_receipt() {
         Some(&receipt),
     );
     assert_eq!(taken.expect("B answers").status, 200);
+    let status = app.http().call(
+        "GET",
+        &format!("{}/api/v1/sms/{id}", app.replicas[0].url),
+        Some(("api-key", KEY)),
+        None,
+    );
+    assert_eq!(status.expect("A answers").status, 200);
 
     Spans::eventually(&collector, "the receipt of the SMS", |spans| {
         let mut requests = spans.named("POST /api/v1/sms/send", SERVER);
@@ -207,13 +216,34 @@ fn an_sms_is_one_trace_from_its_request_to_the_provider_s_receipt() {
             handed_over.attribute("sms.provider") == "first",
             "{handed_over:?}"
         );
+        let asked = spans.child(handed_over, "POST", CLIENT)?;
+        ensure!(
+            asked.attribute("http.response.status_code") == "202",
+            "{asked:?}"
+        );
+        ensure!(asked.attribute("server.address") == "127.0.0.1");
         let told = spans.child(processed, "process delivery receipt", INTERNAL)?;
         ensure!(told.attribute("sms.outcome") == "applied", "{told:?}");
         ensure!(told.links.len() == 1, "{told:?}");
+        let requests = spans.named("GET /api/v1/sms/{message_id}", SERVER);
+        let [request] = requests.as_slice() else {
+            anyhow::bail!("{requests:?}");
+        };
+        let asked = spans.child(request, "GET", CLIENT)?;
+        let route = "GET /internal/v1/users/{user_id}/sms/{message_id}";
+        let answered = spans.child(asked, route, SERVER)?;
+        ensure!(answered.service == "server-b", "{answered:?}");
         Ok(())
     });
     let text = collector.text();
-    for secret in [KEY, NUMBER, &NUMBER[1..], TEXT, RECEIPT_SECRET] {
+    for secret in [
+        KEY,
+        NUMBER,
+        &NUMBER[1..],
+        TEXT,
+        RECEIPT_SECRET,
+        SERVICE_TOKEN,
+    ] {
         assert!(!text.contains(secret), "{secret}");
     }
 }

@@ -12,7 +12,7 @@ use test_support::app::{App, DEADLINE, Node, Setup, Verdict, bulk_key};
 use test_support::servers::{RabbitMq, RabbitMqOptions};
 use test_support::{TestDatabase, TestServers, eventually};
 
-use crate::{alone, count};
+use crate::{alone, count, writes_per_second};
 
 /// "Memory within 5 %."
 const MEMORY_GROWTH: u64 = 5;
@@ -25,7 +25,6 @@ const AT_REST: Duration = Duration::from_secs(2);
 /// Enough that a cache, or a backlog of its events, would show in the memory.
 const CACHED_USERS: u64 = 20_000;
 
-const WRITES_PER_SECOND: u32 = 500;
 const WRITTEN_USERS: u64 = 1000;
 /// "Lag is back under a second within 10 s of its return."
 const LAG: Duration = Duration::from_secs(1);
@@ -268,19 +267,19 @@ fn a_broker_that_is_away_for_long_leaves_a_backlog_of_the_changed_users_and_no_l
          INSERT INTO api_keys (user_id, digest, prefix) SELECT user_id, sha256('{PROBE}'), 'isk_' FROM made; COMMIT"
     ));
     app.converged(DEADLINE);
-    let writer = app.writer(WRITES_PER_SECOND, |n| {
+    let writer = app.writer(writes_per_second(), |n| {
         let user = n % WRITTEN_USERS + 1;
         format!("UPDATE users SET daily_quota = {n} WHERE username = 'user-{user}'")
     });
     eventually(DEADLINE, "the load to run", || {
-        writer.written() > u64::from(WRITES_PER_SECOND)
+        writer.written() > u64::from(writes_per_second())
     });
 
     broker.kill9().expect("the broker can be killed");
     let written = writer.written();
     let backlog = watch_backlog(&app, away);
     let written = writer.written() - written;
-    let full_load = away.as_secs() * u64::from(WRITES_PER_SECOND);
+    let full_load = away.as_secs() * u64::from(writes_per_second());
     assert!(
         written > full_load * 9 / 10,
         "{written} writes in {away:?} are not the load"

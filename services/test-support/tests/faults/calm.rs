@@ -8,9 +8,8 @@ use anyhow::ensure;
 use test_support::app::{App, DEADLINE, Node, Setup, bulk_key};
 use test_support::eventually;
 
-use crate::{alone, count};
+use crate::{alone, count, writes_per_second};
 
-const WRITES_PER_SECOND: u32 = 500;
 /// Users that are written, and as many that send.
 const USERS: u64 = 1000;
 /// Between two sends through each replica.
@@ -28,7 +27,7 @@ fn without_faults_nothing_is_missing_different_or_published_again_under_load() {
     let compared_before = compared(&app);
 
     let began = Instant::now();
-    let writer = app.writer(WRITES_PER_SECOND, write);
+    let writer = app.writer(writes_per_second(), write);
     let sent = AtomicU64::new(0);
     thread::scope(|scope| {
         for replica in &app.replicas {

@@ -6,10 +6,9 @@ use std::time::Instant;
 use test_support::app::{App, DEADLINE, Setup, Verdict, bulk_key};
 use test_support::eventually;
 
-use crate::count;
 use crate::stream::{assert_equal, counter};
+use crate::{count, writes_per_second};
 
-const WRITES_PER_SECOND: u32 = 500;
 const AUDITS: &str = "identity_audits_total";
 const ALARM: &str = "a change was made behind the triggers";
 
@@ -23,7 +22,7 @@ fn drift_made_behind_the_triggers_is_found_by_the_next_audit_alarmed_and_healed_
     app.bulk_users(users);
     app.converged(DEADLINE);
     // Users that do not drift change all the while.
-    let writer = app.writer(WRITES_PER_SECOND, move |number| {
+    let writer = app.writer(writes_per_second(), move |number| {
         format!(
             "UPDATE users SET daily_quota = daily_quota + 1 WHERE username = 'user-{}'",
             users - number % (users / 2)

@@ -1,6 +1,5 @@
 //! A million users: snapshots that are cut, revocations that overtake them, and the memory that server B needs.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -8,10 +7,9 @@ use serde_json::Value;
 use test_support::app::{App, DEADLINE, Node, Setup, Verdict, bulk_key};
 use test_support::{TcpRelay, Writer, eventually};
 
-use crate::count;
 use crate::stream::{assert_equal, counter};
+use crate::{count, peak_memory, writes_per_second};
 
-const WRITES_PER_SECOND: u32 = 500;
 /// For what reads, sends or takes in all users.
 const LONG: Duration = Duration::from_mins(10);
 /// "A revocation during a snapshot and during a full sync is in force within 2 s."
@@ -103,9 +101,11 @@ impl Crowd {
             app.replicas[0].ready(app.http())
         });
         let seconds = began.elapsed().as_secs_f64();
+        let server_b = app.server_b.as_ref().expect("server B runs");
+        let peak = peak_memory(&server_b.process).expect("server B runs");
         Self {
             users,
-            peak: peak_memory(app.server_b.as_ref().expect("server B runs")),
+            peak,
             bytes: link.bytes_to_client(),
             seconds,
             revoked: 0,
@@ -118,7 +118,7 @@ impl Crowd {
     fn load(&self) -> Writer {
         let users = self.users;
         self.app
-            .writers(2, WRITES_PER_SECOND, move |number| match number % 20 {
+            .writers(2, writes_per_second(), move |number| match number % 20 {
                 0 => format!(
                     "DELETE FROM users WHERE username = 'user-{}'",
                     users - number / 20
@@ -253,13 +253,4 @@ impl Crowd {
             .filter(|line| serde_json::from_str::<Value>(line).is_ok())
             .count()
     }
-}
-
-/// The most memory that a process has had at a time, in KiB (proc(5), `VmHWM`).
-fn peak_memory(node: &Node) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", node.process.id()));
-    let status = status.expect("the process runs");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
-        .expect("a size in kB")
 }

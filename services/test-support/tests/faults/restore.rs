@@ -7,10 +7,9 @@ use test_support::app::{App, DEADLINE, Setup, TestUser, Verdict, bulk_key};
 use test_support::servers::{Postgres, PostgresOptions};
 use test_support::{TestServers, TestVhost, Writer, eventually};
 
-use crate::count;
 use crate::stream::assert_equal;
+use crate::{count, writes_per_second};
 
-const WRITES_PER_SECOND: u32 = 500;
 const REPLICAS: usize = 3;
 /// Changes that are there before a server B is; one batch of the relay.
 const GIVEN_AT_ONCE: i64 = 400;
@@ -25,7 +24,7 @@ fn a_database_restored_to_an_older_base_backup_begins_an_epoch_to_which_every_re
     world.back_up();
     let at_backup = writer.written();
     eventually(DEADLINE, "more writes than a second's", || {
-        writer.written() > at_backup + 3 * u64::from(WRITES_PER_SECOND)
+        writer.written() > at_backup + 3 * u64::from(writes_per_second())
     });
     let _ = writer.stop();
     world.lose();
@@ -119,7 +118,7 @@ impl World {
 
     fn load(&self) -> Writer {
         let users = self.users;
-        self.app.writer(WRITES_PER_SECOND, move |number| {
+        self.app.writer(writes_per_second(), move |number| {
             format!(
                 "UPDATE users SET daily_quota = daily_quota + 1 WHERE username = 'user-{}'",
                 number * 7_919 % (users - 2) + 3

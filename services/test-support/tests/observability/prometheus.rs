@@ -46,6 +46,8 @@ const WITHOUT_B: [&str; 4] = [
 fn every_panel_and_rule_has_data_under_load_and_alerts_tell_what_is_done_to_the_stack() {
     let mut stack = Stack::start();
     stack.full_sync();
+    // The first thing: within three minutes before, nothing may have been stored.
+    nothing_is_stored(&stack);
     let expressions = [
         expressions::of_panels(&stack.prometheus),
         expressions::of_rules(&stack.prometheus, "recording"),
@@ -88,6 +90,19 @@ fn every_panel_and_rule_has_data_under_load_and_alerts_tell_what_is_done_to_the_
     stack.app.kill_b();
     eventually(DEADLINE, "alerts of a server B that is away", || {
         contains(&alerts(&stack, "pending"), &WITHOUT_B)
+    });
+}
+
+fn nothing_is_stored(stack: &Stack) {
+    let held = stack.hold_stored_sms();
+    eventually(DEADLINE, "the alert of SMS that are not stored", || {
+        stack.try_load();
+        contains(&alerts(stack, "pending"), &["IdentitySmsIntakeStuck"])
+    });
+    drop(held);
+    eventually(DEADLINE, "SMS to be stored", || {
+        ensure!(!alerts(stack, "pending").contains("IdentitySmsIntakeStuck"));
+        Ok(())
     });
 }
 

@@ -176,6 +176,12 @@ impl Stack {
         Hold::new(&self.database_url, table)
     }
 
+    /// Server B stores no SMS until the result is dropped.
+    pub fn hold_stored_sms(&self) -> Hold {
+        let table = "LOCK TABLE sms_messages IN SHARE MODE";
+        Hold::new(&self.database_url, table)
+    }
+
     /// Looks of server B that have failed; this one may be the next.
     pub fn unmeasured(&self) -> f64 {
         let b = self.app.server_b.as_ref().expect("server B runs");

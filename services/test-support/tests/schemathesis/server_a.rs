@@ -15,12 +15,7 @@ fn server_a_answers_as_its_document_promises() {
     let token = "service-token-0123456789".to_owned();
     setup.environment.push(("SERVICE_TOKEN".to_owned(), token));
     let mut app = App::new(setup, Some(guards));
-    app.start_b();
-    let server_b = app.server_b.as_ref().expect("server B runs").url.clone();
-    let url = ("SERVER_B_URL".to_owned(), server_b);
-    app.setup_mut().environment.push(url);
-    app.start_a();
-    app.wait_ready();
+    app.start_all_asking(1);
     let user = app.create_user("alice");
     app.everywhere(&user.key, Verdict::Accepted);
 

@@ -50,12 +50,7 @@ impl World {
             &write("providers.yaml", &providers.to_string()),
         );
         let mut app = App::new(setup, Some(guards));
-        app.start_b();
-        let url = server_b(&app).url.clone();
-        let environment = &mut app.setup_mut().environment;
-        environment.push(("SERVER_B_URL".to_owned(), url));
-        app.start_at_once(replicas);
-        app.wait_ready();
+        app.start_all_asking(replicas);
         Self {
             app,
             gateway,

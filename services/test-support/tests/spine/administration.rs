@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 
 use serde_json::{Value, json};
-use test_support::app::{ADMIN_TOKEN, App, DEADLINE, Setup, Verdict};
-use test_support::eventually;
+use test_support::app::{ADMIN_TOKEN, App, Setup, Verdict};
 
 const FIRST: &str = "1:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 const SECOND: &str = "2:CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=";
@@ -288,39 +287,4 @@ fn an_import_with_any_bad_line_imports_nothing_and_names_the_lines() {
         !ok && output.contains("line 2, column api_key: is in use by user"),
         "{output}"
     );
-}
-
-/// Imports so many users, and gives the most memory that the command had at a time, in KiB (proc(5), `VmHWM`).
-fn peak_of_import(lines: usize) -> u64 {
-    let app = tables();
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let file = dir.path().join("users.csv");
-    let mut csv = "username,daily_quota,api_key\n".to_owned();
-    for number in 0..lines {
-        let _ = writeln!(csv, "user-{number},5,the-key-of-user-{number}");
-    }
-    fs::write(&file, csv).expect("written");
-    let process = app.cli_started(&["users", "import", &file.display().to_string()]);
-    let mut peak = 0;
-    // It only grows, so what a look misses of it is what grew since the look before.
-    let status = eventually(3 * DEADLINE, "the import to end", || {
-        let text = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let size = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        peak = size.unwrap_or(peak);
-        process.exit_status().ok().flatten()
-    });
-    assert!(status.success(), "{}", process.output());
-    let imported = app.sql("SELECT count(*) FROM users");
-    assert_eq!(imported, lines.to_string());
-    peak
-}
-
-#[test]
-fn the_memory_of_an_import_does_not_grow_with_the_file() {
-    let (small, large) = (peak_of_import(10_000), peak_of_import(100_000));
-    println!("{small} KiB for 10,000 lines, {large} KiB for 100,000");
-    assert!(small > 0, "no look at the memory");
-    // Each line kept would be 100 bytes and more: some 9 MiB for those that the larger file has more.
-    assert!(large < small + 4 * 1024, "{small} KiB, then {large} KiB");
 }

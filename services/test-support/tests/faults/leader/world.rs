@@ -6,9 +6,9 @@ use test_support::{Hold, Link, TcpRelay, Writer, eventually};
 
 use crate::lock::kill_holder;
 use crate::stream::{Listener, Watch, assert_equal, counter};
+use crate::writes_per_second;
 
 const USERS: u64 = 5_000;
-const WRITES_PER_SECOND: u32 = 500;
 /// The relay's advisory lock.
 const LOCK: u64 = 0x1de7_5711_c0de_0001;
 /// The rows that were given a number and are not known to be confirmed.
@@ -97,7 +97,7 @@ impl World {
         app.converged(DEADLINE);
         listener.listen();
         // Each tenth write ends a user for good, in the order of their names.
-        let writer = app.writer(WRITES_PER_SECOND, |number| match number % 10 {
+        let writer = app.writer(writes_per_second(), |number| match number % 10 {
             0 => format!(
                 "UPDATE users SET is_active = false WHERE username = 'user-{}'",
                 (number / 10) % USERS + 1

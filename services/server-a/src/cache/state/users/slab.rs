@@ -1,7 +1,8 @@
 //! Values in numbered places that never move: growing copies nothing and leaves no room unused.
 
-/// Places of one piece of memory.
-const CHUNK: usize = 1024;
+/// Places of one piece of memory. So many records fill whole pieces of 64 KiB, as allocators round large ones up to; what has
+/// not been used of the last one is not resident.
+const CHUNK: usize = 8192;
 
 /// Values by the number of their place.
 #[derive(Debug, Clone)]
