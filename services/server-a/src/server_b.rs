@@ -18,9 +18,10 @@ use reqwest::{Client, Method, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use service_runtime::http_client;
+use service_runtime::http_client::RequestSpan;
 use service_runtime::trace::TraceContext;
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 use uuid::Uuid;
 use wire_contract::{HEADER_TRACEPARENT, HEADER_TRACESTATE, SmsPage, SmsRecord, UserId};
 
@@ -231,20 +232,21 @@ impl Peer {
         if !parameters.is_empty() {
             url.query_pairs_mut().extend_pairs(parameters);
         }
-        let request = async {
-            self.http
-                .get(url.clone())
-                .bearer_auth(self.token.expose_secret())
-                .headers(trace_headers())
-                .send()
-                .await
+        let mut span = RequestSpan::begin(&Method::GET, &url);
+        let inside = span.span().clone();
+        let exchange = async {
+            let request = self.http.get(url).bearer_auth(self.token.expose_secret());
+            let response = request.headers(trace_headers()).send().await;
+            let response = response.map_err(|error| transport(&error))?;
+            let status = response.status();
+            span.answered(status);
+            judge(status, &read(response).await?)
         };
-        let response = http_client::traced(&Method::GET, &url, request)
-            .await
-            .map_err(|error| transport(&error))?;
-        let status = response.status();
-        let body = read(response).await?;
-        judge(status, &body)
+        let answer = exchange.instrument(inside).await;
+        if let Err(AskError::Unavailable(why)) = &answer {
+            span.fail(why);
+        }
+        answer
     }
 }
 

@@ -38,8 +38,9 @@ use crate::wire_image::{KeyForm, WireImage};
 
 /// How often a request is looked for.
 const POLL: Duration = Duration::from_millis(250);
-/// How long it is tried to tell of runs that failed: as long as a connection takes to be made anew.
-const TELL_WITHIN: Duration = Duration::from_secs(15);
+/// How long it is tried to tell of runs that failed: a connection that has fallen silent is given up after 20 s, and is made
+/// anew within 25.
+const TELL_WITHIN: Duration = Duration::from_secs(45);
 /// Unconfirmed messages at a time.
 const IN_FLIGHT: usize = 256;
 /// Rows between two looks at the replicas, and two updates of the progress.
@@ -173,7 +174,8 @@ impl FullSyncs {
                     // Not ours any more, or no database: the sync is run again, and gives this run up when that begins.
                     // Sooner, every replica would ask for a snapshot.
                     self.look(&attempt).await?;
-                    let runs = attempt.earlier_runs().chain([attempt.run_id()]);
+                    // Replicas have most likely been told of the earlier ones, when this one began.
+                    let runs = std::iter::once(attempt.run_id()).chain(attempt.earlier_runs());
                     if timeout(TELL_WITHIN, self.give_up(runs)).await.is_err() {
                         tracing::warn!(%sync_id, "replicas were not told that the full sync failed");
                     }

@@ -1,58 +1,71 @@
 //! Requests to others, each a span after OpenTelemetry's semantic conventions for HTTP clients.
 
-use reqwest::{Method, Response, Url};
-use tracing::{Instrument, Span};
+use opentelemetry::trace::Status;
+use reqwest::{Method, StatusCode, Url};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// Sends a request as part of the current trace; outside of any there is no span. Whoever wants the trace to go on at the other
-/// end takes the headers for it in `request`, which runs inside the new span.
-///
-/// The path of the URL is not recorded, as it may name a user or hold a secret.
-///
-/// # Errors
-/// Those of `request`.
-pub async fn traced(
-    method: &Method,
-    url: &Url,
-    request: impl Future<Output = reqwest::Result<Response>>,
-) -> reqwest::Result<Response> {
-    let span = client_span(method, url);
-    let answer = request.instrument(span.clone()).await;
-    match &answer {
-        Ok(response) => {
-            let status = response.status();
-            span.record("http.response.status_code", status.as_u16());
-            // Unlike a server's: every 4xx is an error of the client.
-            if status.is_client_error() || status.is_server_error() {
-                fail(&span, status.as_str());
-            }
+/// The span of a request and what reads its answer; an error unless it is told how that ended. What runs inside [`Self::span`]
+/// takes the headers there for the trace to go on at the other end.
+#[derive(Debug)]
+pub struct RequestSpan {
+    span: Span,
+    settled: bool,
+}
+
+impl RequestSpan {
+    /// Begins it as part of the current trace; outside of any there is none. Of the URL the host alone is recorded: the rest may
+    /// name a user or hold a secret.
+    #[must_use]
+    pub fn begin(method: &Method, url: &Url) -> Self {
+        Self {
+            span: client_span(method, url),
+            settled: false,
         }
-        Err(error) if error.is_timeout() => fail(&span, "timeout"),
-        Err(error) if error.is_connect() => fail(&span, "connect"),
-        // The word that the conventions have for any other.
-        Err(_) => fail(&span, "_OTHER"),
     }
-    answer
+
+    /// Where the request runs.
+    #[must_use]
+    pub fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// It was answered so. Which statuses are errors the caller knows: a 404 may be all that was asked for.
+    pub fn answered(&mut self, status: StatusCode) {
+        let status = i64::from(status.as_u16());
+        self.span.set_attribute("http.response.status_code", status);
+        self.settled = true;
+    }
+
+    /// It failed, and why: a word out of few.
+    pub fn fail(&mut self, error_type: &'static str) {
+        self.span.set_attribute("error.type", error_type);
+        self.span.set_status(Status::error(""));
+        self.settled = true;
+    }
+}
+
+impl Drop for RequestSpan {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.fail("cancelled");
+        }
+    }
 }
 
 fn client_span(method: &Method, url: &Url) -> Span {
     if Span::current().is_none() {
         return Span::none();
     }
+    let host = url.host_str().unwrap_or_default();
     tracing::error_span!(
         "HTTP request",
         otel.name = method.as_str(),
         otel.kind = "client",
         http.request.method = method.as_str(),
-        server.address = url.host_str(),
-        server.port = url.port_or_known_default(),
-        url.scheme = url.scheme(),
-        http.response.status_code = tracing::field::Empty,
-        error.type = tracing::field::Empty,
-        otel.status_code = tracing::field::Empty,
+        // An IPv6 address without its brackets.
+        server.address = host.trim_matches(['[', ']']),
+        server.port = url.port_or_known_default().map(i64::from),
+        url.full = format_args!("{}://{host}/REDACTED", url.scheme()),
     )
-}
-
-fn fail(span: &Span, error: &str) {
-    span.record("error.type", error);
-    span.record("otel.status_code", "ERROR");
 }

@@ -265,17 +265,14 @@ async fn ask(provider: &dyn Provider, claimed: &ClaimedSms) -> Result<Accepted, 
             code: ErrorCode::ProviderTimeout,
             retry_after: None,
         }));
-    match &answer {
-        Err(SendError::Retryable { code, .. } | SendError::Permanent { code }) => {
-            span.record("error.type", code.as_str());
-            span.record("otel.status_code", "ERROR");
-        }
-        // It was not asked.
-        Err(SendError::Full) => {
+    if let Err(error) = &answer {
+        let Some(code) = error.code() else {
+            // It was not asked.
             took.stop_and_discard();
             return answer;
-        }
-        Ok(_) => {}
+        };
+        span.record("error.type", code.as_str());
+        span.record("otel.status_code", "ERROR");
     }
     took.observe_duration();
     answer

@@ -72,6 +72,17 @@ pub enum SendError {
     Full,
 }
 
+impl SendError {
+    /// Why the provider did not take it; `None` if it was not asked.
+    #[must_use]
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Retryable { code, .. } | Self::Permanent { code } => Some(*code),
+            Self::Full => None,
+        }
+    }
+}
+
 /// An SMS gateway.
 pub trait Provider: Send + Sync + 'static {
     /// As stored in the row and used as a metric's label.

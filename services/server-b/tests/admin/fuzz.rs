@@ -60,11 +60,13 @@ const FIELDS: [&str; 9] = [
     "expires_at",
 ];
 /// As JSON; without the quotes, and escaped, in queries.
-const VALUES: [&str; 22] = [
+const VALUES: [&str; 24] = [
     "null",
     "true",
     "0",
     "-1",
+    "1",
+    "\"all\"",
     "1e400",
     "9223372036854775808",
     "2147483647",

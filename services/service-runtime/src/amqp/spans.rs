@@ -199,7 +199,8 @@ fn batch_span(operation: &'static str, destination: &str, count: usize) -> traci
         messaging.operation.name = operation,
         messaging.operation.type = operation,
         messaging.destination.name = destination,
-        messaging.batch.message_count = count,
+        // An unsigned number would go out as a text.
+        messaging.batch.message_count = i64::try_from(count).unwrap_or(i64::MAX),
     )
 }
 

@@ -143,16 +143,16 @@ pub struct ExportedSpan {
     pub kind: u64,
     /// Ids of the spans that it links to.
     pub links: Vec<String>,
-    /// Attributes and their values as text, those of the resource too.
-    pub attributes: Vec<(String, String)>,
+    /// Attributes and their values, those of the resource too.
+    pub attributes: Vec<(String, Value)>,
 }
 
 impl ExportedSpan {
-    /// An attribute's value; empty without one.
+    /// An attribute's value, a number only if it was sent as one; null without one.
     #[must_use]
-    pub fn attribute(&self, key: &str) -> &str {
+    pub fn attribute(&self, key: &str) -> &Value {
         let found = self.attributes.iter().find(|(name, _)| name == key);
-        found.map_or("", |(_, value)| value)
+        found.map_or(&Value::Null, |(_, value)| value)
     }
 }
 
@@ -168,13 +168,16 @@ fn spans_of(line: &Value) -> Vec<ExportedSpan> {
     spans
 }
 
-fn exported(span: &Value, resource: &[(String, String)]) -> ExportedSpan {
+fn exported(span: &Value, resource: &[(String, Value)]) -> ExportedSpan {
     let text = |key: &str| span[key].as_str().unwrap_or_default().to_owned();
     let mut all = attributes(&span["attributes"]);
     all.extend_from_slice(resource);
     let service = all.iter().find(|(key, _)| key == "service.name");
     ExportedSpan {
-        service: service.map(|(_, name)| name.clone()).unwrap_or_default(),
+        service: service
+            .and_then(|(_, name)| name.as_str())
+            .unwrap_or_default()
+            .to_owned(),
         name: text("name"),
         trace_id: text("traceId"),
         span_id: text("spanId"),
@@ -188,14 +191,16 @@ fn exported(span: &Value, resource: &[(String, String)]) -> ExportedSpan {
     }
 }
 
-/// Each value is an object such as `{"stringValue": "…"}`.
-fn attributes(list_of: &Value) -> Vec<(String, String)> {
+/// Each value is an object such as `{"stringValue": "…"}`; integers are texts in there, as in all JSON of Protocol Buffers.
+fn attributes(list_of: &Value) -> Vec<(String, Value)> {
     let entry = |attribute: &Value| {
-        let value = attribute["value"].as_object()?.values().next()?;
-        let text = value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned);
-        Some((attribute["key"].as_str()?.to_owned(), text))
+        let (kind, value) = attribute["value"].as_object()?.iter().next()?;
+        let integer = || value.as_str()?.parse::<i64>().ok();
+        let value = match kind.as_str() {
+            "intValue" => integer().map_or_else(|| value.clone(), Value::from),
+            _ => value.clone(),
+        };
+        Some((attribute["key"].as_str()?.to_owned(), value))
     };
     list(list_of).iter().filter_map(entry).collect()
 }

@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use test_support::app::{App, DEADLINE, Setup, Verdict};
 use test_support::eventually;
 use test_support::servers::{Collector, ExportedSpan};
 
 use crate::collector;
-use crate::gateway::Gateway;
+use crate::gateway::{Behaviour, Gateway};
 use crate::tree::{CLIENT, CONSUMER, PRODUCER, SERVER, Spans};
 
 const INTERNAL: u64 = 1;
@@ -99,7 +99,7 @@ fn a_change_is_one_trace_from_the_admin_s_request_to_every_replica() {
         let request = requests[0];
         ensure!(request.parent_id.is_empty(), "{request:?}");
         ensure!(
-            request.attribute("http.response.status_code") == "201",
+            request.attribute("http.response.status_code") == 201,
             "{request:?}"
         );
         ensure!(
@@ -116,7 +116,7 @@ fn a_change_is_one_trace_from_the_admin_s_request_to_every_replica() {
         ensure!(sent.attribute("messaging.system") == "rabbitmq", "{sent:?}");
         let batch = spans.linking_to(sent, SEND_EVENT, CLIENT)?;
         ensure!(
-            batch.attribute("messaging.batch.message_count") == "1",
+            batch.attribute("messaging.batch.message_count") == 1,
             "{batch:?}"
         );
         ensure!(batch.trace_id != sent.trace_id, "{batch:?}");
@@ -196,9 +196,11 @@ fn an_sms_is_one_trace_from_its_request_to_the_provider_s_receipt() {
     );
     assert_eq!(status.expect("A answers").status, 200);
 
+    let (_, port) = gateway.address().rsplit_once(':').expect("a port");
+    let port: i64 = port.parse().expect("a number");
     Spans::eventually(&collector, "the receipt of the SMS", |spans| {
         let mut requests = spans.named("POST /api/v1/sms/send", SERVER);
-        requests.retain(|span| span.attribute("http.response.status_code") == "202");
+        requests.retain(|span| span.attribute("http.response.status_code") == 202);
         ensure!(requests.len() == 1, "{requests:?}");
         let request = requests[0];
         ensure!(request.service == "server-a", "{request:?}");
@@ -218,10 +220,14 @@ fn an_sms_is_one_trace_from_its_request_to_the_provider_s_receipt() {
         );
         let asked = spans.child(handed_over, "POST", CLIENT)?;
         ensure!(
-            asked.attribute("http.response.status_code") == "202",
+            asked.attribute("http.response.status_code") == 202,
             "{asked:?}"
         );
-        ensure!(asked.attribute("server.address") == "127.0.0.1");
+        ensure!(
+            asked.attribute("server.address") == "127.0.0.1",
+            "{asked:?}"
+        );
+        ensure!(asked.attribute("server.port") == port, "{asked:?}");
         let told = spans.child(processed, "process delivery receipt", INTERNAL)?;
         ensure!(told.attribute("sms.outcome") == "applied", "{told:?}");
         ensure!(told.links.len() == 1, "{told:?}");
@@ -237,6 +243,8 @@ fn an_sms_is_one_trace_from_its_request_to_the_provider_s_receipt() {
     });
     let text = collector.text();
     for secret in [
+        // The gateway's path, which may hold a secret.
+        "/v1/messages",
         KEY,
         NUMBER,
         &NUMBER[1..],
@@ -245,6 +253,37 @@ fn an_sms_is_one_trace_from_its_request_to_the_provider_s_receipt() {
         SERVICE_TOKEN,
     ] {
         assert!(!text.contains(secret), "{secret}");
+    }
+}
+
+#[test]
+#[ignore = "needs the collector"]
+fn a_gateway_that_refuses_or_does_not_answer_is_an_error_in_the_trace() {
+    let (collector, _dir) = collector();
+    let (gateway, dir) = (
+        Gateway::start("first"),
+        tempfile::tempdir().expect("a directory"),
+    );
+    let providers = providers(dir.path(), &gateway);
+    let app = app(&collector, &[("PROVIDERS_FILE", &providers)]);
+    let user = app.create_user("alice");
+    app.everywhere(&user.key, Verdict::Accepted);
+    for (behaviour, code) in [
+        (Behaviour::Refuse(400, None), "provider_refused"),
+        (Behaviour::Hang, "provider_timeout"),
+    ] {
+        gateway.behave(behaviour);
+        let sent = app.send(&app.replicas[0], &user.key).expect("A answers");
+        assert_eq!(sent.status, 202, "{}", sent.text);
+        Spans::eventually(&collector, code, |spans| {
+            let asked = spans.named("POST", CLIENT);
+            let failed = |span: &&&ExportedSpan| span.attribute("error.type") == code;
+            let asked = asked.iter().find(failed).context("none")?;
+            let handed_over = spans.named("send SMS", CLIENT);
+            let parent = |span: &&ExportedSpan| span.span_id == asked.parent_id;
+            ensure!(handed_over.into_iter().any(|it| parent(&it)), "{asked:?}");
+            Ok(())
+        });
     }
 }
 

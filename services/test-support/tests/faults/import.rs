@@ -10,7 +10,7 @@ use test_support::eventually;
 use crate::{alone, count, peak_memory};
 
 const FEW: u64 = 10_000;
-/// A line kept would be 100 bytes and more: these are less than a tenth of the lines that the larger file of CI has more.
+/// A line kept would be 100 bytes and more: the lines that CI's larger file has more would take twice as much.
 const FLAT_KIB: u64 = 4 * 1024;
 const IMPORT_DEADLINE: Duration = Duration::from_mins(10);
 

@@ -11,9 +11,10 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Client, Method, Response, Url};
-use service_runtime::http_client;
+use service_runtime::http_client::RequestSpan;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 pub use answer::Statuses;
 pub use request::{Fields, Place};
@@ -129,14 +130,26 @@ impl HttpProvider {
 
     async fn ask(&self, sms: &OutboundSms) -> Result<Accepted, SendError> {
         let until = Instant::now() + self.timeout;
-        let response = tokio::time::timeout_at(until, self.post(sms))
+        let mut span = RequestSpan::begin(&Method::POST, &self.url);
+        let post = self.post(sms).instrument(span.span().clone());
+        let answer = tokio::time::timeout_at(until, post)
             .await
-            .map_err(|_| retryable(ErrorCode::ProviderTimeout))?
-            .map_err(|error| broken(&self.name, error))?;
-        let (status, headers) = (response.status(), response.headers());
-        match self.statuses.error_of(status, headers) {
-            Some(error) => Err(error),
-            None => Ok(self.accepted(sms, response, until).await),
+            .map_err(|_| retryable(ErrorCode::ProviderTimeout))
+            .and_then(|sent| sent.map_err(|error| broken(&self.name, error)))
+            .and_then(|response| {
+                let (status, headers) = (response.status(), response.headers());
+                span.answered(status);
+                let error = self.statuses.error_of(status, headers);
+                error.map_or(Ok(response), Err)
+            });
+        match answer {
+            Ok(response) => Ok(self.accepted(sms, response, until).await),
+            Err(error) => {
+                if let Some(code) = error.code() {
+                    span.fail(code.as_str());
+                }
+                Err(error)
+            }
         }
     }
 
@@ -150,8 +163,8 @@ impl HttpProvider {
         }
         let json = HeaderValue::from_static("application/json");
         let request = request.header(CONTENT_TYPE, json).body(body.to_string());
-        // The SMS is in the trace; the gateway, which is not ours, is told nothing of it.
-        http_client::traced(&Method::POST, &self.url, request.send()).await
+        // Without headers of the trace: the gateway is not ours.
+        request.send().await
     }
 
     /// The gateway has taken it, whatever the rest of the answer is like: asking again might send it again.

@@ -1,8 +1,8 @@
 //! Values in numbered places that never move: growing copies nothing and leaves no room unused.
 
-/// Places of one piece of memory. So many records fill whole pieces of 64 KiB, as allocators round large ones up to; what has
+/// Places of one piece of memory. So many records fill whole pieces of 64 KiB, to which mimalloc rounds large ones up; what has
 /// not been used of the last one is not resident.
-const CHUNK: usize = 8192;
+const CHUNK: usize = if cfg!(test) { 64 } else { 8192 };
 
 /// Values by the number of their place.
 #[derive(Debug, Clone)]
@@ -63,9 +63,11 @@ impl<T> Slab<T> {
         self.chunks.iter().flatten().flatten()
     }
 
-    /// Bytes of all places, used or not.
+    /// Bytes of all places that have ever been used.
     pub fn memory_bytes(&self) -> usize {
-        self.chunks.len() * CHUNK * size_of::<Option<T>>() + self.free.capacity() * size_of::<u32>()
+        let before = self.chunks.len().saturating_sub(1) * CHUNK;
+        let places = before + self.chunks.last().map_or(0, Vec::len);
+        places * size_of::<Option<T>>() + self.free.capacity() * size_of::<u32>()
     }
 
     fn place_mut(&mut self, place: u32) -> &mut Option<T> {
