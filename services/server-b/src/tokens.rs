@@ -190,12 +190,18 @@ impl Tokens {
         }
         in_transaction(&self.pool, &self.actor, move |tx| {
             Box::pin(async move {
+                // Not again: the audit log tells of each write.
+                sqlx::query(
+                    "UPDATE admin_tokens SET revoked_at = now() WHERE name = $1 AND revoked_at IS NULL",
+                )
+                .bind(&name)
+                .execute(&mut *tx)
+                .await?;
                 let revoked: Option<Token> = sqlx::query_as(token_sql!(
-                    "UPDATE admin_tokens SET revoked_at = coalesce(revoked_at, now())
-                     WHERE name = $1 RETURNING",
-                    ""
+                    "SELECT",
+                    "FROM admin_tokens WHERE name = $1"
                 ))
-                .bind(name)
+                .bind(&name)
                 .fetch_optional(tx)
                 .await?;
                 revoked.ok_or(TokenError::NotFound)

@@ -131,7 +131,12 @@ async fn reseal(args: ResealArgs) -> anyhow::Result<()> {
     };
     match args.output {
         Output::Json => print_json(&result)?,
-        Output::Table => println!("{} keys resealed\n{}", result.resealed, ring_table(&result)),
+        Output::Table => {
+            if !args.check {
+                println!("{} keys resealed", result.resealed);
+            }
+            println!("{}", ring_table(&result));
+        }
     }
     ensure!(
         done.unopened == 0,

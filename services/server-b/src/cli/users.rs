@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, value_parser};
 use comfy_table::Table;
 use serde::Serialize;
 use service_runtime::config::DatabaseArgs;
@@ -70,7 +70,8 @@ pub struct CreateArgs {
     /// Unique name, 1 to 150 characters
     username: String,
     /// SMS segments that the user may send a UTC day
-    #[arg(long, default_value_t = NewUser::DAILY_QUOTA, value_name = "N")]
+    #[arg(long, default_value_t = NewUser::DAILY_QUOTA, value_name = "N", allow_negative_numbers = true,
+        value_parser = value_parser!(i32).range(0..))]
     daily_quota: i32,
     /// Refuse the user's sends for now
     #[arg(long)]
@@ -150,7 +151,7 @@ struct ChangeArgs {
     #[arg(long, value_name = "BOOL")]
     active: Option<bool>,
     /// SMS segments that the user may send a UTC day
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value_parser!(i32).range(0..))]
     daily_quota: Option<i32>,
 }
 
@@ -183,7 +184,7 @@ pub struct RotateKeyArgs {
     /// The user's id, or its username
     user: String,
     /// Accept older keys that much longer, 30 days at most; without it, they are refused at once
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     overlap_seconds: Option<u64>,
     /// File with an existing API key to import, `-` for stdin; without it one is generated
     #[arg(long, value_name = "FILE")]

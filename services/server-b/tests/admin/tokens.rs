@@ -44,6 +44,11 @@ async fn a_revoked_token_is_refused_by_the_next_request_and_an_expired_one_too()
     api.done(204, "DELETE", "/tokens/deploy", "").await;
     let refused = api.call_as(&token, "GET", "/users", "").await;
     assert_eq!(refused.status.as_u16(), 401, "{}", refused.text);
+    // Once more changes nothing, so nothing is told of it.
+    let changes = "SELECT count(*) FROM audit_log";
+    let before = api.sql(changes);
+    api.done(204, "DELETE", "/tokens/deploy", "").await;
+    assert_eq!(api.sql(changes), before);
     // Its name stays its own.
     let again = api
         .call("POST", "/tokens", r#"{"name": "deploy", "role": "admin"}"#)

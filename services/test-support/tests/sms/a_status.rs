@@ -42,8 +42,9 @@ impl Peer {
                 }
                 let request = head(&stream);
                 let owner = *owner.lock().expect("no panics");
+                // Noted first: who has the answer looks at once.
+                asked.lock().expect("no panics").push(request.clone());
                 answer(&stream, &request, owner);
-                asked.lock().expect("no panics").push(request);
             }
         });
         peer
