@@ -1,8 +1,8 @@
 //! Values in numbered places that never move: growing copies nothing and leaves no room unused.
 
-/// Places of one piece of memory. So many records fill whole pieces of 64 KiB, to which mimalloc rounds large ones up; what has
-/// not been used of the last one is not resident.
-const CHUNK: usize = if cfg!(test) { 64 } else { 8192 };
+/// Bytes of one piece of memory at most. What lies right below a power of two mimalloc keeps without loss; else it rounds up, by
+/// up to a sixth.
+const PIECE: usize = 64 * 1024;
 
 /// Values by the number of their place.
 #[derive(Debug, Clone)]
@@ -22,6 +22,13 @@ impl<T> Default for Slab<T> {
 }
 
 impl<T> Slab<T> {
+    /// Places of one piece of memory.
+    const CHUNK: usize = if cfg!(test) {
+        64
+    } else {
+        PIECE / size_of::<Option<T>>()
+    };
+
     /// Puts a value into a free place.
     ///
     /// # Panics
@@ -31,11 +38,15 @@ impl<T> Slab<T> {
             *self.place_mut(place) = Some(value);
             return place;
         }
-        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
+        if self
+            .chunks
+            .last()
+            .is_none_or(|chunk| chunk.len() == Self::CHUNK)
+        {
+            self.chunks.push(Vec::with_capacity(Self::CHUNK));
         }
-        let full = (self.chunks.len() - 1) * CHUNK;
-        let chunk = &mut self.chunks[full / CHUNK];
+        let full = (self.chunks.len() - 1) * Self::CHUNK;
+        let chunk = &mut self.chunks[full / Self::CHUNK];
         chunk.push(Some(value));
         u32::try_from(full + chunk.len() - 1).expect("fewer than 2^32 users")
     }
@@ -51,7 +62,7 @@ impl<T> Slab<T> {
 
     pub fn get(&self, place: u32) -> Option<&T> {
         let place = place as usize;
-        self.chunks[place / CHUNK][place % CHUNK].as_ref()
+        self.chunks[place / Self::CHUNK][place % Self::CHUNK].as_ref()
     }
 
     pub fn get_mut(&mut self, place: u32) -> Option<&mut T> {
@@ -65,14 +76,14 @@ impl<T> Slab<T> {
 
     /// Bytes of all places that have ever been used.
     pub fn memory_bytes(&self) -> usize {
-        let before = self.chunks.len().saturating_sub(1) * CHUNK;
+        let before = self.chunks.len().saturating_sub(1) * Self::CHUNK;
         let places = before + self.chunks.last().map_or(0, Vec::len);
         places * size_of::<Option<T>>() + self.free.capacity() * size_of::<u32>()
     }
 
     fn place_mut(&mut self, place: u32) -> &mut Option<T> {
         let place = place as usize;
-        &mut self.chunks[place / CHUNK][place % CHUNK]
+        &mut self.chunks[place / Self::CHUNK][place % Self::CHUNK]
     }
 }
 
