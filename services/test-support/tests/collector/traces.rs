@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use tempfile::TempDir;
 use test_support::app::{App, DEADLINE, Setup, Verdict};
 use test_support::eventually;
 use test_support::servers::{Collector, ExportedSpan};
@@ -64,6 +65,15 @@ fn providers(dir: &Path, gateway: &Gateway) -> String {
         "routes": [{"prefix": "", "providers": ["first"]}],
     });
     write("providers.yaml", &file.to_string())
+}
+
+/// Whose SMS go to the gateway; the directory has its file of providers.
+fn app_with_gateway(collector: &Collector) -> (App, Gateway, TempDir) {
+    let gateway = Gateway::start("first");
+    let files = tempfile::tempdir().expect("a directory");
+    let providers = providers(files.path(), &gateway);
+    let app = app(collector, &[("PROVIDERS_FILE", &providers)]);
+    (app, gateway, files)
 }
 
 /// From a change's span by way of the relay to both replicas; gives the producer's span.
@@ -156,12 +166,7 @@ fn a_change_is_one_trace_from_the_admin_s_request_to_every_replica() {
 #[ignore = "needs the collector"]
 fn an_sms_is_one_trace_from_its_request_to_the_provider_s_receipt() {
     let (collector, _dir) = collector();
-    let (gateway, dir) = (
-        Gateway::start("first"),
-        tempfile::tempdir().expect("a directory"),
-    );
-    let providers = providers(dir.path(), &gateway);
-    let app = app(&collector, &[("PROVIDERS_FILE", &providers)]);
+    let (app, gateway, _files) = app_with_gateway(&collector);
     let body = json!({"username": "alice", "api_key": KEY});
     let created = app.admin("POST", "/users", Some(&body)).expect("B answers");
     assert_eq!(created.status, 201, "{}", created.text);
@@ -260,12 +265,7 @@ fn an_sms_is_one_trace_from_its_request_to_the_provider_s_receipt() {
 #[ignore = "needs the collector"]
 fn a_gateway_that_refuses_or_does_not_answer_is_an_error_in_the_trace() {
     let (collector, _dir) = collector();
-    let (gateway, dir) = (
-        Gateway::start("first"),
-        tempfile::tempdir().expect("a directory"),
-    );
-    let providers = providers(dir.path(), &gateway);
-    let app = app(&collector, &[("PROVIDERS_FILE", &providers)]);
+    let (app, gateway, _files) = app_with_gateway(&collector);
     let user = app.create_user("alice");
     app.everywhere(&user.key, Verdict::Accepted);
     for (behaviour, code) in [

@@ -45,10 +45,10 @@ impl<T> Slab<T> {
         {
             self.chunks.push(Vec::with_capacity(Self::CHUNK));
         }
-        let full = (self.chunks.len() - 1) * Self::CHUNK;
-        let chunk = &mut self.chunks[full / Self::CHUNK];
+        let last = self.chunks.len() - 1;
+        let chunk = &mut self.chunks[last];
         chunk.push(Some(value));
-        u32::try_from(full + chunk.len() - 1).expect("fewer than 2^32 users")
+        u32::try_from(last * Self::CHUNK + chunk.len() - 1).expect("fewer than 2^32 users")
     }
 
     /// Empties a place.
