@@ -7,8 +7,7 @@ use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
-    QueuePurgeOptions,
+    BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions, QueuePurgeOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Consumer};
@@ -66,17 +65,21 @@ impl DeadLetter {
     }
 }
 
-/// Up to `limit` dead letters, the oldest first. They return to the queue when the channel's connection ends; until
-/// then others do not see them.
-pub async fn list(channel: &Channel, dead: &str, limit: u16) -> anyhow::Result<Vec<DeadLetter>> {
-    let wanted = count(channel, dead).await?.min(limit.into());
+/// Up to `limit` of `all` dead letters, the oldest first. They return to the queue when the channel ends; until then others do
+/// not see them.
+pub async fn list(
+    channel: &Channel,
+    dead: &str,
+    all: u32,
+    limit: u16,
+) -> anyhow::Result<Vec<DeadLetter>> {
     let mut letters = consume(channel, dead, "", limit).await?;
-    let letters = take(&mut letters, wanted).await?;
+    let letters = take(&mut letters, all.min(limit.into())).await?;
     Ok(letters.iter().map(DeadLetter::of).collect())
 }
 
-/// Publishes up to `limit` dead letters to `queue` again, each confirmed before it is taken out of the dead letters: in
-/// between it is in both rather than in none. Those that are added meanwhile are left alone.
+/// Publishes `wanted` dead letters to `queue` again, each confirmed before it is taken out of the dead letters: in between it is
+/// in both rather than in none.
 ///
 /// # Errors
 /// When a message was not confirmed; it and those taken with it then stay dead letters.
@@ -84,12 +87,11 @@ pub async fn requeue(
     channel: &Channel,
     dead: &str,
     queue: &str,
-    limit: u32,
+    wanted: u32,
 ) -> anyhow::Result<u32> {
     channel
         .confirm_select(ConfirmSelectOptions::default())
         .await?;
-    let wanted = count(channel, dead).await?.min(limit);
     let mut letters = consume(channel, dead, "", CHUNK).await?;
     let mut done = 0;
     while done < wanted {
@@ -114,19 +116,6 @@ pub async fn purge(channel: &Channel, dead: &str) -> anyhow::Result<u32> {
         .queue_purge(dead.into(), QueuePurgeOptions::default())
         .await
         .with_context(|| format!("cannot purge {dead}"))
-}
-
-/// Messages that wait in a queue.
-pub async fn count(channel: &Channel, queue: &str) -> anyhow::Result<u32> {
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let queue = channel
-        .queue_declare(queue.into(), options, FieldTable::default())
-        .await
-        .with_context(|| format!("cannot count the messages of {queue}"))?;
-    Ok(queue.message_count())
 }
 
 /// By a consumer, and not by `basic.get`, whose acks a quorum queue settles one by one: RabbitMQ holds back all but 32 of

@@ -85,7 +85,7 @@ async fn open(amqp: &AmqpArgs) -> anyhow::Result<DeadQueue> {
 }
 
 async fn list(args: &ListArgs) -> anyhow::Result<()> {
-    let queue = open(&args.amqp).await?;
+    let mut queue = open(&args.amqp).await?;
     let mut letters = Vec::new();
     while letters.len() < args.limit as usize
         && let Some(letter) = queue.next().await?
@@ -93,7 +93,7 @@ async fn list(args: &ListArgs) -> anyhow::Result<()> {
         letters.push(Listed::from(&letter));
     }
     let total = queue.total();
-    queue.close().await;
+    queue.close().await?;
     if args.output == Output::Json {
         return print_json(&letters);
     }
@@ -109,20 +109,20 @@ async fn list(args: &ListArgs) -> anyhow::Result<()> {
 }
 
 async fn show(args: &ShowArgs) -> anyhow::Result<()> {
-    let queue = open(&args.amqp).await?;
+    let mut queue = open(&args.amqp).await?;
     let mut found = None;
     while found.is_none()
         && let Some(letter) = queue.next().await?
     {
         found = (letter.message_id() == args.message_id).then(|| Shown::from(&letter));
     }
-    queue.close().await;
+    queue.close().await?;
     let found = found.ok_or_else(|| no_letter(&args.message_id))?;
     print_json(&found)
 }
 
 async fn settle(args: &ChosenArgs, fate: Fate, done: &str) -> anyhow::Result<()> {
-    let queue = open(&args.amqp).await?;
+    let mut queue = open(&args.amqp).await?;
     let mut left = args.chosen.message_ids.clone();
     let mut settled = 0_u64;
     while (args.chosen.all || !left.is_empty())
@@ -137,7 +137,7 @@ async fn settle(args: &ChosenArgs, fate: Fate, done: &str) -> anyhow::Result<()>
             settled += 1;
         }
     }
-    queue.close().await;
+    queue.close().await?;
     println!("{settled} {done}");
     match left.first() {
         Some(id) => Err(no_letter(id)),

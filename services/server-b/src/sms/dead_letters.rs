@@ -3,15 +3,13 @@
 //! Letters are taken and not acknowledged, so that each is met once; what is not settled goes back when the channel
 //! closes, and also when this process dies.
 
-use std::cell::Cell;
-
 use anyhow::{Context, ensure};
 use lapin::message::{BasicGetMessage, Delivery};
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Confirmation, Connection};
 use serde_json::{Map, Value};
-use service_runtime::amqp::{Connector, close, declare_queue, event_type, header_text};
+use service_runtime::amqp::{Connector, declare_queue, event_type, give_back, header_text};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use wire_contract::{
@@ -35,7 +33,8 @@ pub struct DeadQueue {
     connection: Connection,
     channel: Channel,
     total: u32,
-    left: Cell<u32>,
+    met: u32,
+    settled: u32,
 }
 
 impl DeadQueue {
@@ -52,7 +51,8 @@ impl DeadQueue {
             connection,
             channel,
             total,
-            left: Cell::new(total),
+            met: 0,
+            settled: 0,
         })
     }
 
@@ -63,21 +63,30 @@ impl DeadQueue {
 
     /// The next one; `None` when all that were there at the beginning have been met, so that what is set aside again
     /// is not requeued again.
-    pub async fn next(&self) -> anyhow::Result<Option<DeadLetter>> {
-        if self.left.get() == 0 {
+    pub async fn next(&mut self) -> anyhow::Result<Option<DeadLetter>> {
+        if self.met == self.total {
             return Ok(None);
         }
-        self.left.set(self.left.get() - 1);
         let got = self
             .channel
             .basic_get(SMS_OUTBOUND_DEAD.into(), BasicGetOptions::default())
             .await
             .with_context(|| format!("cannot read {SMS_OUTBOUND_DEAD}"))?;
-        Ok(got.map(|BasicGetMessage { delivery, .. }| DeadLetter(delivery)))
+        match got {
+            Some(BasicGetMessage { delivery, .. }) => {
+                self.met += 1;
+                Ok(Some(DeadLetter(delivery)))
+            }
+            // Another command has the rest in hand.
+            None => {
+                self.total = self.met;
+                Ok(None)
+            }
+        }
     }
 
     /// Settles a letter: it is deleted, after it has been confirmed elsewhere if it is to be requeued.
-    pub async fn settle(&self, letter: DeadLetter, fate: Fate) -> anyhow::Result<()> {
+    pub async fn settle(&mut self, letter: DeadLetter, fate: Fate) -> anyhow::Result<()> {
         if fate == Fate::Requeue {
             self.requeue(&letter).await?;
         }
@@ -86,6 +95,7 @@ impl DeadQueue {
             .ack(BasicAckOptions::default())
             .await
             .context("cannot delete a dead letter")?;
+        self.settled += 1;
         Ok(())
     }
 
@@ -121,9 +131,10 @@ impl DeadQueue {
         Ok(())
     }
 
-    /// Gives back what was not settled.
-    pub async fn close(self) {
-        close(&self.connection).await;
+    /// Gives back what was not settled, for the next command to meet.
+    pub async fn close(self) -> anyhow::Result<()> {
+        let left = self.total - self.settled;
+        give_back(&self.connection, &self.channel, SMS_OUTBOUND_DEAD, left).await
     }
 }
 

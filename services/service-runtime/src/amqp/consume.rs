@@ -1,12 +1,19 @@
 //! Takes messages from queues.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use wire_contract::{ExchangeSpec, QueueSpec};
 
-use super::topology::{bind, declare_exchange, declare_queue};
+use super::batch::close;
+use super::topology::{bind, declare_exchange, declare_queue, waiting};
+
+/// A queue takes back what a channel held some time after the channel has been closed: milliseconds, on a busy broker more.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Consumes a queue, `prefetch` messages unacknowledged at most. Acked by hand, and not exclusive: others may consume beside
 /// this one. `tag` is what the broker's tools show; empty, the broker makes one up.
@@ -44,4 +51,28 @@ pub async fn subscribe(
     bind(&channel, &queue.name, &exchange.name, "").await?;
     let consumer = consume(&channel, &queue.name, &queue.name, prefetch).await?;
     Ok((channel, consumer))
+}
+
+/// Closes `channel`, which has messages of `queue` unacknowledged, and then its connection; in between waits until `left`
+/// messages wait in the queue, so that who comes next finds them.
+///
+/// # Errors
+/// When the connection is lost. Not when the wait takes too long: others may have taken them.
+pub async fn give_back(
+    connection: &Connection,
+    channel: &Channel,
+    queue: &str,
+    left: u32,
+) -> anyhow::Result<()> {
+    channel.close(200, "bye".into()).await?;
+    let channel = connection.create_channel().await?;
+    let given_back = async {
+        while waiting(&channel, queue).await? < left {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        anyhow::Ok(())
+    };
+    let given_back = tokio::time::timeout(GIVEN_BACK_WITHIN, given_back).await;
+    close(connection).await;
+    given_back.unwrap_or(Ok(()))
 }

@@ -16,9 +16,9 @@ mod topology;
 
 pub use batch::{ack_settled, close, next_batch};
 pub use connector::{ConnectionState, Connector, SessionError, set_up};
-pub use consume::{consume, subscribe};
+pub use consume::{consume, give_back, subscribe};
 pub use dead_letter::dead_letter;
 pub use headers::{delivery_trace, event_type, header_flag, header_number, header_text};
 pub use publisher::{Confirm, Message, PublishError, Publisher, PublisherTask};
 pub use spans::{Destination, MessageSpan, receive_span, send_span};
-pub use topology::{bind, declare_exchange, declare_queue};
+pub use topology::{bind, declare_exchange, declare_queue, waiting};

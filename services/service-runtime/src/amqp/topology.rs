@@ -52,6 +52,22 @@ pub async fn declare_queue(channel: &Channel, spec: &QueueSpec) -> anyhow::Resul
     Ok(queue.message_count())
 }
 
+/// How many messages wait in a queue.
+///
+/// # Errors
+/// If there is no such queue, too.
+pub async fn waiting(channel: &Channel, queue: &str) -> anyhow::Result<u32> {
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declared = channel
+        .queue_declare(queue.into(), options, FieldTable::default())
+        .await
+        .with_context(|| format!("cannot count the messages of {queue}"))?;
+    Ok(declared.message_count())
+}
+
 /// Binds a queue to an exchange.
 pub async fn bind(
     channel: &Channel,

@@ -45,9 +45,9 @@ fn a_thousand_malformed_messages_among_ten_thousand_are_dead_lettered_with_reaso
     assert_eq!(list(&users).len(), 1000);
 
     let (good, output) = users.cli("dead-letters", &["purge"]);
-    assert!(!good && output.contains("--yes"), "{output}");
+    assert!(!good && output.contains("--all"), "{output}");
     assert_eq!(list(&users).len(), 1000);
-    let (good, output) = users.cli("dead-letters", &["purge", "--yes"]);
+    let (good, output) = users.cli("dead-letters", &["purge", "--all"]);
     assert!(good && output.contains("1000 messages"), "{output}");
     assert!(list(&users).is_empty());
 

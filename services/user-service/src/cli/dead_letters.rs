@@ -4,7 +4,7 @@ use anyhow::ensure;
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{Table, presets};
 use lapin::Connection;
-use service_runtime::amqp::Connector;
+use service_runtime::amqp::{Connector, give_back, waiting};
 use service_runtime::config::AmqpArgs;
 use time::format_description::well_known::Rfc3339;
 
@@ -14,7 +14,7 @@ use crate::topology::{QueueArgs, declare_dead};
 pub const EXAMPLES: &str = "Examples:
   user-service dead-letters list --limit 20
   user-service dead-letters requeue        # after what was wrong has been mended
-  user-service dead-letters purge --yes";
+  user-service dead-letters purge --all";
 
 #[derive(Debug, Subcommand)]
 pub enum DeadLettersCommand {
@@ -49,9 +49,9 @@ pub struct RequeueArgs {
 
 #[derive(Debug, Args)]
 pub struct PurgeArgs {
-    /// Confirm that the messages are to be lost
+    /// Every letter that is there now
     #[arg(long)]
-    yes: bool,
+    all: bool,
     #[command(flatten)]
     broker: BrokerArgs,
 }
@@ -96,10 +96,10 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
     let channel = connection.create_channel().await?;
     declare_dead(&channel, names).await?;
     let dead = &names.user_created_dead_queue;
-    let all = dead_letters::count(&channel, dead).await?;
-    let letters = dead_letters::list(&channel, dead, args.limit).await?;
-    // Returns them to the queue before they are printed, which may take long.
-    connection.close(200, "bye".into()).await?;
+    let all = waiting(&channel, dead).await?;
+    let letters = dead_letters::list(&channel, dead, all, args.limit).await?;
+    // Before they are printed, which may take long.
+    give_back(&connection, &channel, dead, all).await?;
     if args.output == Output::Json {
         println!("{}", serde_json::to_string_pretty(&letters)?);
         return Ok(());
@@ -115,9 +115,11 @@ async fn requeue(args: RequeueArgs) -> anyhow::Result<()> {
     let channel = connection.create_channel().await?;
     declare_dead(&channel, names).await?;
     let (dead, queue) = (&names.user_created_dead_queue, &names.user_created_queue);
-    let limit = args.limit.unwrap_or(u32::MAX);
-    let done = dead_letters::requeue(&channel, dead, queue, limit).await?;
-    connection.close(200, "bye".into()).await?;
+    // Those that are added meanwhile are left alone.
+    let all = waiting(&channel, dead).await?;
+    let wanted = args.limit.map_or(all, |limit| limit.min(all));
+    let done = dead_letters::requeue(&channel, dead, queue, wanted).await?;
+    give_back(&connection, &channel, dead, all - done).await?;
     println!("{done} messages given back to {queue}");
     Ok(())
 }
@@ -126,8 +128,8 @@ async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
     let BrokerArgs { names, .. } = &args.broker;
     let dead = &names.user_created_dead_queue;
     ensure!(
-        args.yes,
-        "this throws away every message of {dead}; say --yes if that is meant"
+        args.all,
+        "this throws away every message of {dead}; say --all if that is meant"
     );
     let connection = args.broker.connect().await?;
     let channel = connection.create_channel().await?;
