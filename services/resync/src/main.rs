@@ -2,16 +2,16 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use resync::cli::{Cli, Command};
 use resync::failure::USAGE;
 use resync::{job, smoke_test};
+use service_runtime::config::command_line;
 use service_runtime::telemetry;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     service_runtime::install_crypto_provider();
-    let mut cli = Cli::parse();
+    let mut cli: Cli = command_line(|_: &Cli| false, |cli| &mut cli.telemetry);
     // What it says of a call that fails, we say too, with what the call was for.
     cli.telemetry.log = format!("kube_client::client::builder=off,{}", cli.telemetry.log);
     // Held to the end, so that traces are flushed however main ends.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use server_a::serve::{self, ServeArgs};
-use service_runtime::config::TelemetryArgs;
+use service_runtime::config::{TelemetryArgs, command_line};
 use service_runtime::telemetry;
 
 #[global_allocator]
@@ -24,7 +24,7 @@ struct Cli {
 #[tokio::main]
 async fn main() -> ExitCode {
     service_runtime::install_crypto_provider();
-    let cli = Cli::parse();
+    let cli: Cli = command_line(|_: &Cli| false, |cli| &mut cli.telemetry);
     // Held to the end, so that traces are flushed however main ends.
     let _guard = match telemetry::init("server-a", &cli.telemetry) {
         Ok(guard) => guard,

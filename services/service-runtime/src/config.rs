@@ -1,11 +1,13 @@
 //! Configuration groups shared by the services: flags that read the environment.
 
+use std::env;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, StyledStr};
+use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
-use clap::{ArgAction, Args, Parser, ValueEnum};
+use clap::{Arg, ArgAction, Args, Command, Parser, ValueEnum};
 use secrecy::SecretString;
 
 /// What is logged by commands that answer on the terminal, unless LOG says otherwise.
@@ -133,11 +135,102 @@ pub fn command_line<C: Parser>(
     answers: impl FnOnce(&C) -> bool,
     telemetry: impl FnOnce(&mut C) -> &mut TelemetryArgs,
 ) -> C {
-    let matches = C::command().get_matches();
+    let command = C::command();
+    let matches = command
+        .clone()
+        .try_get_matches()
+        .unwrap_or_else(|error| with_variables(error, &command, |name| env::var(name).ok()).exit());
     let mut cli = C::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let log_is_default = matches.value_source("log") == Some(ValueSource::DefaultValue);
     if log_is_default && answers(&cli) {
         QUIET.clone_into(&mut telemetry(&mut cli).log);
     }
     cli
+}
+
+/// clap names options alone, and where a service runs in a container nobody has written one: this adds the variables.
+fn with_variables(
+    mut error: clap::Error,
+    command: &Command,
+    variable: impl Fn(&str) -> Option<String>,
+) -> clap::Error {
+    let named = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(option)) => vec![option.clone()],
+        Some(ContextValue::Strings(options)) => options.clone(),
+        _ => return error,
+    };
+    let value = error
+        .get(ContextKind::InvalidValue)
+        .map(ToString::to_string);
+    let tips = named.iter().filter_map(|option| {
+        let name = variable_of(command, option)?;
+        match &value {
+            None => Some(format!("{option} can be set as {name} in the environment")),
+            // Given on the command line, the variable would not have been looked at.
+            Some(value) => (variable(&name).as_ref() == Some(value))
+                .then(|| format!("{name} in the environment is what {option} was taken from")),
+        }
+    });
+    let tips: Vec<StyledStr> = tips.map(StyledStr::from).collect();
+    if !tips.is_empty() {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+    }
+    error
+}
+
+/// The variable of an option, of the command or of one below it.
+fn variable_of(command: &Command, option: &str) -> Option<String> {
+    let named = |argument: &&Arg| argument.to_string() == option;
+    match command.get_arguments().find(named).and_then(Arg::get_env) {
+        Some(name) => name.to_str().map(str::to_owned),
+        None => command
+            .get_subcommands()
+            .find_map(|it| variable_of(it, option)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        command: Sub,
+    }
+
+    #[derive(Debug, clap::Subcommand)]
+    enum Sub {
+        Serve(DatabaseArgs),
+    }
+
+    fn told(arguments: &[&str], value: &str) -> String {
+        let command = Cli::command();
+        let arguments = ["test", "serve"].iter().chain(arguments);
+        let error = command.clone().try_get_matches_from(arguments);
+        let error = error.expect_err("it is not understood");
+        let variable = |name: &str| (name == "DATABASE_MAX_CONNECTIONS").then(|| value.to_owned());
+        with_variables(error, &command, variable).to_string()
+    }
+
+    #[test]
+    fn a_value_from_the_environment_is_told_with_its_variable() {
+        let arguments = ["--database-url=x", "--database-max-connections=3"];
+        let text = told(&arguments, "3");
+        assert!(
+            text.contains("DATABASE_MAX_CONNECTIONS in the environment"),
+            "{text}"
+        );
+        let text = told(&arguments, "20");
+        assert!(!text.contains("DATABASE_MAX_CONNECTIONS"), "{text}");
+    }
+
+    #[test]
+    fn what_is_missing_is_told_with_its_variable() {
+        let text = told(&[], "3");
+        assert!(
+            text.contains("can be set as DATABASE_URL in the environment"),
+            "{text}"
+        );
+    }
 }

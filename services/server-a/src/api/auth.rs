@@ -52,7 +52,7 @@ pub async fn get_client_context(
         Problem::of(&CACHE_NOT_READY, reason.to_string()).with_retry_after(CACHE_RETRY_SECS)
     })?;
     let key = presented_key(request.headers()).ok_or_else(|| {
-        Problem::unauthorized("no API key: send it in the header API-Key, or as a Bearer token")
+        Problem::unauthorized("no API key: send it in one header API-Key, or as a Bearer token")
     })?;
     let look_up = |digest: &KeyDigest| cache.look_up(digest, now_micros());
     let client = authenticate(key, admission, KeyDigest::of, look_up)?;
@@ -89,11 +89,13 @@ fn authenticate(
     })
 }
 
-/// The key in `API-Key`, or else in `Authorization: Bearer` (RFC 6750, 2.1; the scheme's name is
+/// The key in the one `API-Key`, or else in `Authorization: Bearer` (RFC 6750, 2.1; the scheme's name is
 /// case-insensitive by RFC 9110, 11.1).
 fn presented_key(headers: &HeaderMap) -> Option<&str> {
-    let key = if let Some(value) = headers.get(API_KEY) {
-        value.to_str().ok()?
+    let mut keys = headers.get_all(API_KEY).iter();
+    let key = if let Some(value) = keys.next() {
+        // Of two, a proxy before us may have looked at the other.
+        keys.next().is_none().then(|| value.to_str().ok())??
     } else {
         let credentials = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
         let (scheme, token) = credentials.split_once(' ')?;

@@ -25,6 +25,7 @@ fn the_key_is_taken_from_either_header_and_api_key_wins() {
             Some("k1"),
         ),
         (&[("api-key", ""), ("authorization", "Bearer k2")], None),
+        (&[("api-key", "k1"), ("api-key", "k2")], None),
         (&[("authorization", "Basic azI6")], None),
         (&[("authorization", "Bearer")], None),
         (&[("authorization", "Bearer ")], None),

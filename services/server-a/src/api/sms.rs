@@ -128,8 +128,8 @@ impl TryFrom<RawSms> for Sms {
         let (encoding, segments) = measure(&raw.body);
         if segments > MAX_SEGMENTS {
             return Err(invalid(format!(
-                "must fit into {MAX_SEGMENTS} segments: at most 1530 septets of GSM-7, or 670 \
-                 UTF-16 units if it holds any other character (this one: {})",
+                "must fit into {MAX_SEGMENTS} segments: at most 1530 septets of GSM-7, or 670 UTF-16 units if it holds \
+                 any other character, and fewer where a character of two would be split (this one: {})",
                 encoding.as_str()
             )));
         }
