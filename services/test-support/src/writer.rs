@@ -75,13 +75,15 @@ impl Writer {
     /// Ends the load, waits until all that was sent is committed, and tells how many writes there were.
     ///
     /// # Panics
-    /// When PostgreSQL refused one, or fewer than nine of ten that were due have written their row by now.
+    /// When PostgreSQL refused one, or it is further behind now than a tenth of what was due or one second, whichever is more:
+    /// a busy machine makes up for a second, and a short test has no second to make up in.
     #[must_use]
     pub fn stop(mut self) -> u64 {
         let (lasted, written) = (self.started.elapsed(), self.written());
         let due = lasted.as_millis() * u128::from(self.per_second) / 1_000;
+        let behind = due.saturating_sub(written.into());
         assert!(
-            u128::from(written) * 10 >= due * 9,
+            behind <= (due / 10).max(self.per_second.into()),
             "{written} of {due} writes in {lasted:?} are not the load"
         );
         self.stop.store(true, Ordering::Relaxed);

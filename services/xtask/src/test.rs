@@ -252,6 +252,9 @@ fn lint(state: &State, interrupt: &Interrupt) -> Result<()> {
     cargo::run(cargo::command(state.dir(), &format)?, interrupt)?;
     let clippy = [
         "clippy",
+        // That of the build: its build scripts and macros are built once.
+        "--profile",
+        "fast",
         "--workspace",
         "--all-targets",
         "--all-features",

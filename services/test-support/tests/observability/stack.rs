@@ -17,8 +17,6 @@ const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const POISON: &[u8] = b"{";
 /// More than the rules let pass.
 const LATE: u32 = 20;
-/// Of one [`Stack::try_load`].
-const SENDS: usize = 20;
 /// Numbers that begin so go to a provider at which nobody listens; all others to the log.
 const GONE: &str = "+4930";
 /// The fewest that a pool may have.
@@ -255,8 +253,8 @@ impl Stack {
     }
 
     /// Sends that may be refused.
-    pub fn try_load(&self) {
-        for replica in self.app.replicas.iter().cycle().take(SENDS) {
+    pub fn try_load(&self, sends: usize) {
+        for replica in self.app.replicas.iter().cycle().take(sends) {
             let answer = self.app.send(replica, &self.user.key).expect("A answers");
             assert!([202, 503].contains(&answer.status), "{}", answer.text);
         }
