@@ -13,6 +13,8 @@
   value: {{ .Values.serverA.userRequestsPerSecond | int64 | quote }}
 - name: USER_REQUESTS_BURST
   value: {{ .Values.serverA.userRequestsBurst | int64 | quote }}
+- name: TOKIO_WORKER_THREADS
+  value: {{ .Values.serverA.workerThreads | int64 | quote }}
 - name: SERVER_B_URL
   value: http://{{ include "identity-sync.name" (dict "root" . "component" "server-b") }}:{{ .Values.serverB.service.port }}
 {{ include "identity-sync.serviceToken.env" . }}

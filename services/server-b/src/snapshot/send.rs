@@ -29,7 +29,7 @@ use crate::wire_image::KeyForm;
 /// Users in a chunk: some 100 KB, and a lock on the replica's cache of well under a millisecond.
 const CHUNK_USERS: usize = 500;
 /// Chunks sent beyond what the replica has acknowledged: a revocation waits behind these at most.
-const WINDOW: u32 = 16;
+const WINDOW: u32 = 8;
 /// A replica that acknowledges nothing for so long is left to ask again.
 const CREDIT_TIMEOUT: Duration = Duration::from_secs(10);
 
