@@ -218,7 +218,8 @@ impl Term<'_> {
         let next = if self.published.is_none() {
             self.replay().await?
         } else {
-            self.relay_batch().await?
+            // Boxed: it is large, and part of everything around it.
+            Box::pin(self.relay_batch()).await?
         };
         self.bookmark().await?;
         match next {

@@ -72,16 +72,13 @@ impl DeadQueue {
             .basic_get(SMS_OUTBOUND_DEAD.into(), BasicGetOptions::default())
             .await
             .with_context(|| format!("cannot read {SMS_OUTBOUND_DEAD}"))?;
-        match got {
-            Some(BasicGetMessage { delivery, .. }) => {
-                self.met += 1;
-                Ok(Some(DeadLetter(delivery)))
-            }
+        if let Some(BasicGetMessage { delivery, .. }) = got {
+            self.met += 1;
+            Ok(Some(DeadLetter(delivery)))
+        } else {
             // Another command has the rest in hand.
-            None => {
-                self.total = self.met;
-                Ok(None)
-            }
+            self.total = self.met;
+            Ok(None)
         }
     }
 
