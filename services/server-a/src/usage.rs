@@ -169,10 +169,8 @@ impl Usage {
             let used = today.users.entry(entry.user_id).or_default();
             // Absolute, but two server Bs may overtake one another.
             used.reported = used.reported.max(entry.segments);
-            match entry.stored_until {
-                Some(until) => used.pending.retain(|it| it.newest > until),
-                None => used.pending.clear(),
-            }
+            let until = entry.stored_until;
+            used.retain_pending(|it| until.is_some_and(|until| it.newest > until));
         }
         true
     }
@@ -183,7 +181,7 @@ impl Usage {
         today
             .users
             .values_mut()
-            .for_each(|used| used.pending.clear());
+            .for_each(|used| used.retain_pending(|_| false));
     }
 
     /// For `/status`.
@@ -243,7 +241,15 @@ impl Used {
 
     fn forget_unanswered(&mut self, stored_until: Option<OffsetDateTime>) {
         if let Some(until) = stored_until {
-            self.pending.retain(|it| until - it.newest <= UNANSWERED);
+            self.retain_pending(|it| until - it.newest <= UNANSWERED);
+        }
+    }
+
+    fn retain_pending(&mut self, still_counts: impl Fn(&Pending) -> bool) {
+        self.pending.retain(still_counts);
+        if self.pending.is_empty() {
+            // Its memory, too: of most users nothing is pending most of the day, and there may be a million.
+            self.pending = Vec::new();
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::{BoolishValueParser, StyledStr};
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, Args, Command, Parser, ValueEnum};
 use secrecy::SecretString;
@@ -154,6 +154,10 @@ fn with_variables(
     command: &Command,
     variable: impl Fn(&str) -> Option<String>,
 ) -> clap::Error {
+    use ErrorKind::{InvalidValue, MissingRequiredArgument, ValueValidation};
+    if ![InvalidValue, MissingRequiredArgument, ValueValidation].contains(&error.kind()) {
+        return error;
+    }
     let named = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(option)) => vec![option.clone()],
         Some(ContextValue::Strings(options)) => options.clone(),

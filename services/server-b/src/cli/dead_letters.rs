@@ -137,8 +137,8 @@ async fn settle(args: &ChosenArgs, fate: Fate, done: &str) -> anyhow::Result<()>
             settled += 1;
         }
     }
-    queue.close().await?;
     println!("{settled} {done}");
+    queue.close().await?;
     match left.first() {
         Some(id) => Err(no_letter(id)),
         None => Ok(()),

@@ -119,9 +119,8 @@ async fn requeue(args: RequeueArgs) -> anyhow::Result<()> {
     let all = waiting(&channel, dead).await?;
     let wanted = args.limit.map_or(all, |limit| limit.min(all));
     let done = dead_letters::requeue(&channel, dead, queue, wanted).await?;
-    give_back(&connection, &channel, dead, all - done).await?;
     println!("{done} messages given back to {queue}");
-    Ok(())
+    give_back(&connection, &channel, dead, all - done).await
 }
 
 async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
