@@ -139,7 +139,7 @@ pub fn command_line<C: Parser>(
     let matches = command
         .clone()
         .try_get_matches()
-        .unwrap_or_else(|error| with_variables(error, &command, |name| env::var(name).ok()).exit());
+        .unwrap_or_else(|error| with_variables(error, command, |name| env::var(name).ok()).exit());
     let mut cli = C::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let log_is_default = matches.value_source("log") == Some(ValueSource::DefaultValue);
     if log_is_default && answers(&cli) {
@@ -151,7 +151,7 @@ pub fn command_line<C: Parser>(
 /// clap names options alone, and where a service runs in a container nobody has written one: this adds the variables.
 fn with_variables(
     mut error: clap::Error,
-    command: &Command,
+    mut command: Command,
     variable: impl Fn(&str) -> Option<String>,
 ) -> clap::Error {
     use ErrorKind::{InvalidValue, MissingRequiredArgument, ValueValidation};
@@ -166,8 +166,10 @@ fn with_variables(
     let value = error
         .get(ContextKind::InvalidValue)
         .map(ToString::to_string);
+    // Before that an option cannot be written out.
+    command.build();
     let tips = named.iter().filter_map(|option| {
-        let name = variable_of(command, option)?;
+        let name = variable_of(&command, option)?;
         match &value {
             None => Some(format!("{option} can be set as {name} in the environment")),
             // Given on the command line, the variable would not have been looked at.
@@ -216,7 +218,7 @@ mod tests {
         let error = command.clone().try_get_matches_from(arguments);
         let error = error.expect_err("it is not understood");
         let variable = |name: &str| (name == "DATABASE_MAX_CONNECTIONS").then(|| value.to_owned());
-        with_variables(error, &command, variable).to_string()
+        with_variables(error, command, variable).to_string()
     }
 
     #[test]
