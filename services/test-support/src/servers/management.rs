@@ -1,12 +1,18 @@
 //! RabbitMQ's management API, for what AMQP cannot do: virtual hosts, and looking at queues and connections.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use ureq::http::StatusCode;
+
+/// What the API says of a message that a queue did not take; for so long it is published again.
+const REJECTED: &str = "Unable to publish message";
+const REJECTED_FOR: Duration = Duration::from_secs(30);
+const TRY_EVERY: Duration = Duration::from_millis(100);
 
 /// A client with the rights of an administrator.
 #[derive(Debug, Clone)]
@@ -94,7 +100,7 @@ impl Management {
     }
 
     /// Publishes a message with any body, valid or not; `properties` as in AMQP (`type`, `headers`, …). Gives whether
-    /// it reached a queue.
+    /// it reached a queue. Tries again while a queue cannot store it: on a slow disk a quorum queue takes its time to begin.
     pub fn publish(
         &self,
         vhost: &str,
@@ -120,9 +126,16 @@ impl Management {
             "payload": STANDARD.encode(body),
             "payload_encoding": "base64",
         });
-        let answer = self
-            .call("POST", &path, Some(&message))?
-            .context("no such exchange")?;
+        let until = Instant::now() + REJECTED_FOR;
+        let answer = loop {
+            match self.call("POST", &path, Some(&message)) {
+                Err(error) if error.to_string().contains(REJECTED) && Instant::now() < until => {
+                    thread::sleep(TRY_EVERY);
+                }
+                answer => break answer?,
+            }
+        };
+        let answer = answer.context("no such exchange")?;
         Ok(answer["routed"].as_bool().unwrap_or(false))
     }
 
